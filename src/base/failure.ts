@@ -1,0 +1,190 @@
+/**
+ * Failures: the world misbehaving. A bug is an `assert`; everything else that can go wrong is a Failure with a stable
+ * code. One table gives each code its exit status (BSD sysexits), whether trying again can help, and a hint that says
+ * what to do next. docs/errors.md is generated from the table.
+ */
+
+interface FailureKind {
+  /** Exit status of the process when this failure ends it. BSD sysexits, and 1 when `verify` finds differences. */
+  readonly exit: number;
+  /** `never`: only a human can mend it; `slow`: worth a try every minute; `backoff`: worth a try soon. */
+  readonly retry: 'never' | 'slow' | 'backoff';
+  /** What to do next, for a person. */
+  readonly hint: string;
+}
+
+export const FAILURES = {
+  // The command line and configuration.
+  usage: { exit: 64, retry: 'never', hint: 'See `nbdtwin help`.' },
+  'config-invalid': { exit: 78, retry: 'never', hint: 'Correct the named option.' },
+
+  // The disk.
+  'disk-missing': { exit: 66, retry: 'never', hint: 'Check the path, or make a sparse disk with --create --size 10G.' },
+  'disk-unreadable': { exit: 77, retry: 'never', hint: 'Check the permissions of the disk and of its folder.' },
+  'disk-not-a-disk': { exit: 66, retry: 'never', hint: 'Give a regular file, a partition or a block device.' },
+  'disk-empty': { exit: 65, retry: 'never', hint: 'Give it a size: `truncate -s 10G FILE`, or --create --size 10G.' },
+  'disk-exists': { exit: 73, retry: 'never', hint: 'Leave out --create to serve the disk that is there.' },
+  'disk-busy': { exit: 75, retry: 'never', hint: 'Another process serves this disk; `nbdtwin status` shows it.' },
+  'disk-read-only': { exit: 77, retry: 'never', hint: 'Make the disk writable, or serve it with --read-only.' },
+
+  // Requests to a volume. The NBD server maps these to the protocol's errors.
+  'no-space': { exit: 74, retry: 'never', hint: 'Free space on the file system that holds the disk.' },
+  'io-error': { exit: 74, retry: 'never', hint: 'The disk reports errors: look at the kernel log and replace it.' },
+  'not-permitted': { exit: 77, retry: 'never', hint: 'The export is read-only.' },
+  'invalid-request': { exit: 65, retry: 'never', hint: 'The request lies outside the disk or is malformed.' },
+  overflow: { exit: 65, retry: 'never', hint: 'The request is larger than the limit; split it.' },
+  'not-supported': { exit: 69, retry: 'never', hint: 'The backing store cannot do this; use plain writes.' },
+  'shutting-down': { exit: 75, retry: 'backoff', hint: 'The server is stopping; connect again when it is back.' },
+
+  // Listening and connecting.
+  'address-in-use': {
+    exit: 69,
+    retry: 'never',
+    hint: 'Choose another port with --listen, or stop what holds this one.',
+  },
+  'address-invalid': { exit: 64, retry: 'never', hint: 'Write HOST:PORT, [IPv6]:PORT or, for a socket, a path.' },
+  'address-unavailable': { exit: 68, retry: 'backoff', hint: 'Check the host name and the network.' },
+  'peer-unreachable': {
+    exit: 69,
+    retry: 'backoff',
+    hint: 'Check that the other side runs and that no firewall is between.',
+  },
+  'connection-lost': { exit: 69, retry: 'backoff', hint: 'It will connect again by itself.' },
+  'peer-timeout': { exit: 69, retry: 'backoff', hint: 'The other side does not answer; it will be tried again.' },
+
+  // Secrets and TLS.
+  'secret-missing': {
+    exit: 78,
+    retry: 'never',
+    hint: 'Make one with `nbdtwin secret new > FILE` and give --secret-file FILE on both sides.',
+  },
+  'secret-exposed': { exit: 77, retry: 'never', hint: 'chmod 600 the secret file.' },
+  'secret-too-short': { exit: 78, retry: 'never', hint: 'Make a strong one with `nbdtwin secret new`.' },
+  'secret-malformed': {
+    exit: 78,
+    retry: 'never',
+    hint: 'Write identity:hexkey lines as psktool does, or one bare secret.',
+  },
+  'secret-ambiguous': { exit: 78, retry: 'never', hint: 'Name the line to use with --identity.' },
+  'secret-rejected': { exit: 77, retry: 'slow', hint: 'Give both sides the same secret file.' },
+  'tls-config': { exit: 78, retry: 'never', hint: 'Check the --tls options and the files that they name.' },
+  'tls-failed': {
+    exit: 76,
+    retry: 'backoff',
+    hint: 'The TLS handshake failed; the log of the other side may say more.',
+  },
+
+  // The link between primary and mirror.
+  'peer-foreign': {
+    exit: 76,
+    retry: 'slow',
+    hint: 'The other end is not an nbdtwin of that role; check host and port.',
+  },
+  'peer-version': { exit: 76, retry: 'slow', hint: 'Install the same release on both sides.' },
+  'frame-invalid': { exit: 76, retry: 'backoff', hint: 'The session is opened anew; if this repeats, report it.' },
+  'name-invalid': {
+    exit: 65,
+    retry: 'slow',
+    hint: 'Use letters, digits, dot, dash and underscore; no segment may end in .img or .twin.',
+  },
+  'name-taken': {
+    exit: 65,
+    retry: 'slow',
+    hint: 'Another export owns that name on the mirror; choose another with --export.',
+  },
+  'identity-refused': {
+    exit: 77,
+    retry: 'slow',
+    hint: 'This identity may write only exports named IDENTITY or IDENTITY/...',
+  },
+  'image-foreign': {
+    exit: 65,
+    retry: 'slow',
+    hint: 'The mirror holds an image of another volume under that name; move it away or choose another --export.',
+  },
+  'image-larger': {
+    exit: 65,
+    retry: 'slow',
+    hint: 'The mirror image is larger than the disk; was the wrong disk given, or did it shrink?',
+  },
+  'image-busy': {
+    exit: 75,
+    retry: 'slow',
+    hint: 'Another primary with the same volume is connected; stop the copy that should not run.',
+  },
+  'generation-newer': { exit: 65, retry: 'slow', hint: 'The mirror was promoted; this primary is out of date.' },
+  'mirror-no-space': { exit: 74, retry: 'slow', hint: 'Free space in the mirror directory.' },
+  'mirror-io-error': { exit: 74, retry: 'slow', hint: 'The mirror’s disk reports errors: look at its kernel log.' },
+  'mirror-shutting-down': { exit: 75, retry: 'backoff', hint: 'The mirror is stopping; it will be tried again.' },
+
+  // State beside the disk and the mirror directory.
+  'state-corrupt': {
+    exit: 65,
+    retry: 'never',
+    hint: 'Restore the .twin folder, or remove it: everything will be compared again.',
+  },
+  'state-unwritable': { exit: 73, retry: 'never', hint: 'Check permissions and free space of the state directory.' },
+  'directory-missing': { exit: 66, retry: 'never', hint: 'Make the directory, or correct the path.' },
+  'directory-busy': {
+    exit: 75,
+    retry: 'never',
+    hint: 'Another nbdtwin mirror uses this directory; `nbdtwin status` shows it.',
+  },
+  'directory-read-only': {
+    exit: 73,
+    retry: 'never',
+    hint: 'The mirror must be able to write there: check permissions and mount options.',
+  },
+
+  // Commands.
+  'not-running': { exit: 69, retry: 'never', hint: 'Start `nbdtwin serve` or `nbdtwin mirror` first.' },
+  'not-ready': { exit: 75, retry: 'backoff', hint: 'Wait until `nbdtwin status` says streaming.' },
+  'differences-found': { exit: 1, retry: 'never', hint: 'Restart the primary with --rescan to repair the mirror.' },
+  'program-missing': { exit: 69, retry: 'never', hint: 'Install the named program.' },
+  interrupted: { exit: 130, retry: 'never', hint: 'Stopped on request.' },
+} as const satisfies Record<string, FailureKind>;
+
+export type FailureCode = keyof typeof FAILURES;
+
+/** The world misbehaving. Match on `code`, never on `message`. Log it or rethrow it, never both; keep `cause`. */
+export class Failure extends Error {
+  override name = 'Failure';
+  readonly code: FailureCode;
+
+  constructor(code: FailureCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+
+  get exit(): number {
+    return FAILURES[this.code].exit;
+  }
+
+  get retry(): FailureKind['retry'] {
+    return FAILURES[this.code].retry;
+  }
+
+  get hint(): string {
+    return FAILURES[this.code].hint;
+  }
+}
+
+export function isFailure(error: unknown, code?: FailureCode): error is Failure {
+  return error instanceof Failure && (code === undefined || error.code === code);
+}
+
+/** True when `code` names a kind of failure: for codes that arrive from a peer. */
+export function isFailureCode(code: string): code is FailureCode {
+  return Object.hasOwn(FAILURES, code);
+}
+
+/** The `code` of a system error (`ENOENT`, ...), or undefined. */
+export function errnoOf(error: unknown): string | undefined {
+  if (error instanceof Error && 'code' in error && typeof error.code === 'string') return error.code;
+  return undefined;
+}
+
+/** The message of anything thrown. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,43 @@
+import type { Log } from '../base/log.ts';
+import type { Disk } from '../io/disk.ts';
+import type { Address } from '../io/network.ts';
+import type { World } from '../io/world.ts';
+import type { LinkTls } from '../secure/tls.ts';
+import type { Volume } from '../volume/volume.ts';
+import type { PrimaryStatus, RescanProgress, VerifyReport } from './status.ts';
+
+export interface PrimaryOptions {
+  /** The local volume; the primary owns it from now on and closes it. */
+  readonly volume: Volume;
+  /** The disk under that volume, for digests and identity. */
+  readonly disk: Disk;
+  /** `DISK.twin`, or --state-dir. Created when missing. */
+  readonly stateDirectory: string;
+  /** Name of the export on the mirror. */
+  readonly exportName: string;
+  readonly mirror: Address;
+  /** Exactly one key. */
+  readonly tls: LinkTls;
+  /** Bytes of operations kept in memory until the mirror has recorded them. */
+  readonly windowSize: number;
+  /** Bytes per second that a rescan may read and send; undefined: adaptive. */
+  readonly rescanRate: number | undefined;
+  /** Bytes on one link session before its keys are renewed. */
+  readonly rekeySize: number;
+  /** Age of a link session before its keys are renewed. */
+  readonly rekeyIntervalMs: number;
+  /** Compare everything at the first contact, whatever is known. */
+  readonly rescanAll: boolean;
+}
+
+export interface Primary {
+  /** The replicating layer: serve this. */
+  readonly volume: Volume;
+  status(): PrimaryStatus;
+  /** Compares both images while serving. Fails with `not-ready` unless streaming. */
+  verify(onProgress: (progress: RescanProgress) => void): Promise<VerifyReport>;
+  /** Clean stop: drains what the mirror can take within `drainMs`, writes the clean flag, closes volume and state. */
+  close(drainMs: number): Promise<void>;
+}
+
+export type OpenPrimary = (world: World, log: Log, options: PrimaryOptions) => Promise<Primary>;
