@@ -1,0 +1,125 @@
+/**
+ * The few libc calls that Node lacks, through koffi: holes, locks, device sizes, and reads that refuse to wait.
+ *
+ * Every function throws what Node's own fs functions would throw: an Error with `code` (`ENOSPC`, ...), `errno`
+ * (negative) and `syscall`. Interrupted calls are repeated. Nothing here knows of disks or policies.
+ */
+import { getSystemErrorName } from 'node:util';
+import koffi from 'koffi';
+
+const libc = koffi.load('libc.so.6');
+const fallocateCall = libc.func('int fallocate(int descriptor, int mode, int64_t offset, int64_t length)');
+const lseekCall = libc.func('int64_t lseek64(int descriptor, int64_t offset, int whence)');
+const flockCall = libc.func('int flock(int descriptor, int operation)');
+const ioctlCall = libc.func('int ioctl(int descriptor, unsigned long request, ...)');
+const fadviseCall = libc.func('int posix_fadvise64(int descriptor, int64_t offset, int64_t length, int advice)');
+const preadv2Call = libc.func('int64_t preadv64v2(int descriptor, void *vector, int count, int64_t offset, int flags)');
+
+const EINTR = koffi.os.errno['EINTR'];
+const EAGAIN = koffi.os.errno['EAGAIN'];
+const ENXIO = koffi.os.errno['ENXIO'];
+
+/** Modes of `fallocate`, see fallocate(2). */
+export const FALLOC_KEEP_SIZE = 0x01;
+export const FALLOC_PUNCH_HOLE = 0x02;
+export const FALLOC_ZERO_RANGE = 0x10;
+
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+const LOCK_SH = 1;
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+const BLKGETSIZE64 = 0x80081272;
+const BLKSSZGET = 0x1268;
+const POSIX_FADV_WILLNEED = 3;
+const POSIX_FADV_DONTNEED = 4;
+const RWF_NOWAIT = 0x08;
+
+function systemError(syscall: string, errno: number): NodeJS.ErrnoException {
+  const code = getSystemErrorName(-errno);
+  return Object.assign(new Error(`${code}: ${syscall}`), { code, errno: -errno, syscall });
+}
+
+/** fallocate(2) on the event loop. */
+export function fallocateNow(descriptor: number, mode: number, offset: number, length: number): void {
+  while (fallocateCall(descriptor, mode, offset, length) !== 0) {
+    const errno = koffi.errno();
+    if (errno !== EINTR) throw systemError('fallocate', errno);
+  }
+}
+
+/** fallocate(2) in the thread pool, for ranges that may take long. */
+export async function fallocate(descriptor: number, mode: number, offset: number, length: number): Promise<void> {
+  for (;;) {
+    const errno = await new Promise<number>((resolve, reject) => {
+      fallocateCall.async(descriptor, mode, offset, length, (error: Error | null, result: number) => {
+        if (error) reject(error);
+        else resolve(result === 0 ? 0 : koffi.errno());
+      });
+    });
+    if (errno === 0) return;
+    if (errno !== EINTR) throw systemError('fallocate', errno);
+  }
+}
+
+/** Start of the next data or hole at or after `offset`; undefined when there is none (ENXIO). */
+export function seekNow(descriptor: number, offset: number, target: 'data' | 'hole'): number | undefined {
+  const found = Number(lseekCall(descriptor, offset, target === 'data' ? SEEK_DATA : SEEK_HOLE));
+  if (found >= 0) return found;
+  const errno = koffi.errno();
+  if (errno === ENXIO) return undefined;
+  throw systemError('lseek', errno);
+}
+
+/** Takes an advisory lock without waiting; false when another open file holds it. Ends with the descriptor. */
+export function tryLock(descriptor: number, kind: 'exclusive' | 'shared'): boolean {
+  for (;;) {
+    if (flockCall(descriptor, (kind === 'exclusive' ? LOCK_EX : LOCK_SH) | LOCK_NB) === 0) return true;
+    const errno = koffi.errno();
+    if (errno === EAGAIN) return false;
+    if (errno !== EINTR) throw systemError('flock', errno);
+  }
+}
+
+/** Bytes of a block device. */
+export function blockDeviceSize(descriptor: number): number {
+  const size = new BigUint64Array(1);
+  if (ioctlCall(descriptor, BLKGETSIZE64, 'uint64_t *', size) !== 0) throw systemError('ioctl', koffi.errno());
+  return Number(size[0]);
+}
+
+/** Bytes of a logical sector of a block device: what fallocate on it must be aligned to. */
+export function blockDeviceSectorSize(descriptor: number): number {
+  const size = new Int32Array(1);
+  if (ioctlCall(descriptor, BLKSSZGET, 'int *', size) !== 0) throw systemError('ioctl', koffi.errno());
+  return size[0]!;
+}
+
+/** Tells the kernel, in the thread pool, what will be wanted or not; resolves in any case: it is advice. */
+export function advise(descriptor: number, offset: number, length: number, advice: 'will-need' | 'no-need') {
+  return new Promise<void>((resolve) => {
+    const code = advice === 'will-need' ? POSIX_FADV_WILLNEED : POSIX_FADV_DONTNEED;
+    fadviseCall.async(descriptor, offset, length, code, () => resolve());
+  });
+}
+
+/** One iovec for all calls: they are synchronous, so nobody else uses it meanwhile. */
+const vector = new BigUint64Array(2);
+const vectorAddress = koffi.address(vector);
+
+/**
+ * Reads only what is in the page cache, on the event loop, without waiting for any disk. Returns the bytes read: fewer
+ * than asked when the rest would have to wait or lies past the end, 0 likewise.
+ */
+export function readCachedNow(descriptor: number, target: Uint8Array, offset: number): number {
+  if (target.length === 0) return 0;
+  vector[0] = koffi.address(target);
+  vector[1] = BigInt(target.length);
+  for (;;) {
+    const size = Number(preadv2Call(descriptor, vectorAddress, 1, offset, RWF_NOWAIT));
+    if (size >= 0) return size;
+    const errno = koffi.errno();
+    if (errno === EAGAIN) return 0;
+    if (errno !== EINTR) throw systemError('preadv2', errno);
+  }
+}

@@ -1,0 +1,52 @@
+/**
+ * The system calls that a disk needs, gathered so that a test can make the n-th of them fail, fall short or take its
+ * time. `nodeCalls` is the real thing; names that end in `Now` run on the event loop, the others in the thread pool.
+ */
+import fs from 'node:fs';
+import { advise, fallocate, fallocateNow, readCachedNow, seekNow } from './libc.ts';
+
+export interface NodeCalls {
+  /** Bytes read, which may be fewer than asked; 0 at the end. */
+  read(descriptor: number, target: Uint8Array, offset: number): Promise<number>;
+  /** Like `read` but only from the page cache: fewer bytes, or 0, when it would have to wait. */
+  readCachedNow(descriptor: number, target: Uint8Array, offset: number): number;
+  /** Bytes written, which may be fewer than asked. */
+  write(descriptor: number, data: Uint8Array, offset: number): Promise<number>;
+  writeNow(descriptor: number, data: Uint8Array, offset: number): number;
+  fdatasync(descriptor: number): Promise<void>;
+  truncate(descriptor: number, size: number): Promise<void>;
+  fallocate(descriptor: number, mode: number, offset: number, length: number): Promise<void>;
+  fallocateNow(descriptor: number, mode: number, offset: number, length: number): void;
+  /** Undefined when there is no more data or hole. */
+  seekNow(descriptor: number, offset: number, target: 'data' | 'hole'): number | undefined;
+  /** Advice to the kernel; never rejects. */
+  advise(descriptor: number, offset: number, length: number, advice: 'will-need' | 'no-need'): Promise<void>;
+  /** Milliseconds from an arbitrary origin, to notice slow calls. */
+  nowMs(): number;
+}
+
+export const nodeCalls: NodeCalls = {
+  read: (descriptor, target, offset) =>
+    new Promise((resolve, reject) => {
+      fs.read(descriptor, target, 0, target.length, offset, (error, size) => (error ? reject(error) : resolve(size)));
+    }),
+  readCachedNow,
+  write: (descriptor, data, offset) =>
+    new Promise((resolve, reject) => {
+      fs.write(descriptor, data, 0, data.length, offset, (error, size) => (error ? reject(error) : resolve(size)));
+    }),
+  writeNow: (descriptor, data, offset) => fs.writeSync(descriptor, data, 0, data.length, offset),
+  fdatasync: (descriptor) =>
+    new Promise((resolve, reject) => {
+      fs.fdatasync(descriptor, (error) => (error ? reject(error) : resolve()));
+    }),
+  truncate: (descriptor, size) =>
+    new Promise((resolve, reject) => {
+      fs.ftruncate(descriptor, size, (error) => (error ? reject(error) : resolve()));
+    }),
+  fallocate,
+  fallocateNow,
+  seekNow,
+  advise,
+  nowMs: () => performance.now(),
+};
