@@ -23,6 +23,7 @@ export class ByteQueue {
   /** Count of unread bytes, those gathered by an unfinished {@link take} not included. */
   size = 0;
   readonly #allocate: Allocate;
+  /** Chunks after `head`, from `#behindFirst` on. */
   #behind: Uint8Array[] = [];
   #behindFirst = 0;
   #gathered: Uint8Array | undefined;
@@ -132,13 +133,9 @@ export class ByteQueue {
     const joined = new Uint8Array(count);
     this.#copyInto(joined, 0);
     if (this.size > 0) {
-      const cut = this.head.subarray(this.at);
-      if (this.#behindFirst > 0) {
-        this.#behindFirst -= 1;
-        this.#behind[this.#behindFirst] = cut;
-      } else {
-        this.#behind.unshift(cut);
-      }
+      // The chunk that was cut goes back into the slot it came from: something behind `head` was needed to get here.
+      this.#behindFirst -= 1;
+      this.#behind[this.#behindFirst] = this.head.subarray(this.at);
     }
     this.head = joined;
     this.at = 0;
@@ -153,10 +150,10 @@ export class ByteQueue {
       this.#behind[this.#behindFirst] = EMPTY;
       this.#behindFirst += 1;
     }
-    // Amortised: each chunk is moved at most once for each chunk that was read past.
-    if (this.#behindFirst * 2 > this.#behind.length) {
-      this.#behind = this.#behind.slice(this.#behindFirst);
-      this.#behindFirst = 0;
+    // Drop what was read past, but for one slot: each chunk is moved at most once for each that is dropped.
+    if (this.#behindFirst > 1 && this.#behindFirst * 2 > this.#behind.length) {
+      this.#behind = this.#behind.slice(this.#behindFirst - 1);
+      this.#behindFirst = 1;
     }
     if (this.size === 0) {
       this.head = EMPTY;

@@ -39,7 +39,7 @@ export interface HandshakeClientOptions {
  * @see NBD spec, "Newstyle negotiation", "Fixed newstyle negotiation"
  */
 export class HandshakeClientDecoder extends Decoder<HandshakeServerMessage> {
-  #expects: 'greeting' | 'option-reply' | 'export-name-reply' | 'padded-export-name-reply' = 'greeting';
+  #expects: 'greeting' | 'option-reply' | 'export-name-reply' | 'padded-export-name-reply' | 'nothing' = 'greeting';
   #replySize: number | undefined;
 
   constructor(options: HandshakeClientOptions = {}) {
@@ -50,8 +50,10 @@ export class HandshakeClientDecoder extends Decoder<HandshakeServerMessage> {
    * To be called on sending EXPORT_NAME, whose reply cannot be told from others by its bytes.
    *
    * @param noZeroes whether both ends set NO_ZEROES
+   * @throws RangeError before the greeting has come, or if called twice
    */
   expectExportNameReply(noZeroes: boolean): void {
+    if (this.#expects !== 'option-reply') throw new RangeError('EXPORT_NAME is sent once, after the greeting');
     this.#expects = noZeroes ? 'export-name-reply' : 'padded-export-name-reply';
   }
 
@@ -65,6 +67,8 @@ export class HandshakeClientDecoder extends Decoder<HandshakeServerMessage> {
         return this.#decodeExportNameReply(Size.EXPORT_NAME_REPLY);
       case 'padded-export-name-reply':
         return this.#decodeExportNameReply(Size.EXPORT_NAME_REPLY_PADDED);
+      case 'nothing':
+        return undefined;
     }
   }
 
@@ -116,6 +120,7 @@ export class HandshakeClientDecoder extends Decoder<HandshakeServerMessage> {
     if (!input.peek(size)) return undefined;
     const flags = getU16(input.head, input.at + 8);
     input.skip(size);
+    this.#expects = 'nothing';
     return { kind: 'export-name-reply', size: exportSize, flags };
   }
 }

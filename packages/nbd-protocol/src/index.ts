@@ -1,5 +1,6 @@
 /** The NBD wire protocol, both halves, without any I/O: bytes to messages and back. */
 
+export type { BlockSizes } from './block-sizes.ts';
 export type { Allocate } from './byte-queue.ts';
 export {
   BASE_ALLOCATION,
@@ -18,7 +19,7 @@ export {
   StateFlag,
   TransmissionFlag,
 } from './constants.ts';
-export { Decoder } from './decoder.ts';
+export type { Decoder } from './decoder.ts';
 export { ProtocolError, type ProtocolErrorCode } from './errors.ts';
 export type { Extent } from './extents.ts';
 export {
@@ -41,7 +42,6 @@ export {
 } from './handshake-server.ts';
 export { LIMITS } from './limits.ts';
 export {
-  type BlockSizes,
   encodeOptionReply,
   encodeOptionReplyAck,
   encodeOptionReplyError,

@@ -1,3 +1,4 @@
+import { type BlockSizes, complainAboutBlockSizes } from './block-sizes.ts';
 import {
   concat,
   EMPTY,
@@ -15,16 +16,6 @@ import { Info, Magic, Option, OptionReply, Size } from './constants.ts';
 import { ProtocolError } from './errors.ts';
 import { LIMITS } from './limits.ts';
 import { decodeString, encodeMessage, encodeString } from './strings.ts';
-
-/** A server's constraints on requests, in bytes. @see NBD spec, "Size constraints" */
-export interface BlockSizes {
-  /** Smallest length and alignment: a power of 2 from 1 to 65536. */
-  readonly minimum: number;
-  /** Efficient length and alignment: a power of 2, at least 512 and `minimum`. */
-  readonly preferred: number;
-  /** Largest payload: at least `preferred`; 0xffffffff for no limit. */
-  readonly maximum: number;
-}
 
 /** A reply to an option; `option` repeats that of the client. Only `ack` and `option-error` are final. */
 export type OptionReplyMessage =
@@ -164,17 +155,6 @@ export function encodeOptionReplyMetaContext(option: number, contextId: number, 
 export function encodeOptionReplyError(option: number, type: number, message = ''): Uint8Array {
   if (!isOptionError(type)) throw new RangeError(`reply type ${type} is not an error`);
   return encodeOptionReply(option, type, encodeMessage(message));
-}
-
-function complainAboutBlockSizes({ minimum, preferred, maximum }: BlockSizes): string | undefined {
-  if (!isPowerOfTwo(minimum) || minimum > 65_536) return `minimum block size ${minimum}`;
-  if (!isPowerOfTwo(preferred) || preferred < Math.max(512, minimum)) return `preferred block size ${preferred}`;
-  if (maximum < preferred || maximum > U32_MAX || !Number.isInteger(maximum)) return `maximum payload size ${maximum}`;
-  return undefined;
-}
-
-function isPowerOfTwo(value: number): boolean {
-  return value > 0 && value <= U32_MAX && Number.isInteger(Math.log2(value));
 }
 
 /** The most data that a reply of this type can have. */

@@ -102,7 +102,7 @@ export class ReplyDecoder extends Decoder<Reply> {
     const flags = getU16(head, at + 4);
     const type = getU16(head, at + 6);
     const length = extended ? getU64(head, at + 24) : getU32(head, at + 16);
-    checkChunk(type, flags, length, extended, this.#payloadMax);
+    checkChunk(type, flags, length, shapeOf(type, extended, this.#payloadMax));
     this.#chunk = {
       type,
       done: (flags & ReplyFlag.DONE) !== 0,
@@ -131,47 +131,46 @@ export class ReplyDecoder extends Decoder<Reply> {
   }
 }
 
+/** The payload of a chunk: a fixed part, then `countMin` to `countMax` times a unit. In bytes. */
+interface ChunkShape {
+  readonly fixed: number;
+  readonly unit: number;
+  readonly countMin: number;
+  readonly countMax: number;
+}
+
 /**
  * Checks what the header of a chunk tells, before any of its payload is waited for.
  *
  * @see NBD spec, "Structured reply types"
  */
-function checkChunk(type: number, flags: number, length: number, extended: boolean, payloadMax: number): void {
-  const [min, max] = chunkLengths(type, extended, payloadMax);
-  if (length > max && max > min) {
-    throw new ProtocolError('too-large', `a chunk of type ${type} with ${length} bytes, more than ${max}`);
+function checkChunk(type: number, flags: number, length: number, shape: ChunkShape): void {
+  const count = (length - shape.fixed) / shape.unit;
+  if (shape.countMax > 0 && count > shape.countMax) {
+    throw new ProtocolError('too-large', `a chunk of type ${type} with ${length} bytes of payload`);
   }
-  const descriptors = extended
-    ? (length - Size.BLOCK_STATUS_EXT) / Size.EXTENT_EXT
-    : (length - Size.BLOCK_STATUS) / Size.EXTENT;
-  const isStatus = type === ReplyType.BLOCK_STATUS || type === ReplyType.BLOCK_STATUS_EXT;
-  if (length < min || length > max || (isStatus && !Number.isInteger(descriptors))) {
-    throw new ProtocolError('bad-length', `a chunk of type ${type} with ${length} bytes`);
+  if (!Number.isInteger(count) || count < shape.countMin || count > shape.countMax) {
+    throw new ProtocolError('bad-length', `a chunk of type ${type} with ${length} bytes of payload`);
   }
   if (type === ReplyType.NONE && (flags & ReplyFlag.DONE) === 0) {
     throw new ProtocolError('bad-flags', 'a chunk of type NONE is always the last');
   }
 }
 
-/** The least and the most bytes in the payload of a chunk. */
-function chunkLengths(type: number, extended: boolean, payloadMax: number): [min: number, max: number] {
+/** @throws ProtocolError `unexpected` on a type that is neither known nor an error, or belongs to the other mode */
+function shapeOf(type: number, extended: boolean, payloadMax: number): ChunkShape {
   if (isErrorChunk(type)) {
-    const min = type === ReplyType.ERROR_OFFSET ? Size.ERROR_OFFSET : Size.ERROR;
-    return [min, Size.ERROR + LIMITS.string + LIMITS.errorData];
+    const fixed = type === ReplyType.ERROR_OFFSET ? Size.ERROR_OFFSET : Size.ERROR;
+    return { fixed, unit: 1, countMin: 0, countMax: LIMITS.string + LIMITS.errorData };
   }
-  switch (type) {
-    case ReplyType.NONE:
-      return [0, 0];
-    case ReplyType.OFFSET_DATA:
-      return [Size.OFFSET_DATA + 1, Size.OFFSET_DATA + payloadMax];
-    case ReplyType.OFFSET_HOLE:
-      return [Size.OFFSET_HOLE, Size.OFFSET_HOLE];
-    case ReplyType.BLOCK_STATUS:
-      if (extended) break;
-      return [Size.BLOCK_STATUS + Size.EXTENT, Size.BLOCK_STATUS + Size.EXTENT * LIMITS.extents];
-    case ReplyType.BLOCK_STATUS_EXT:
-      if (!extended) break;
-      return [Size.BLOCK_STATUS_EXT + Size.EXTENT_EXT, Size.BLOCK_STATUS_EXT + Size.EXTENT_EXT * LIMITS.extents];
+  if (type === ReplyType.NONE) return { fixed: 0, unit: 1, countMin: 0, countMax: 0 };
+  if (type === ReplyType.OFFSET_DATA) return { fixed: Size.OFFSET_DATA, unit: 1, countMin: 1, countMax: payloadMax };
+  if (type === ReplyType.OFFSET_HOLE) return { fixed: Size.OFFSET_HOLE, unit: 1, countMin: 0, countMax: 0 };
+  if (type === ReplyType.BLOCK_STATUS && !extended) {
+    return { fixed: Size.BLOCK_STATUS, unit: Size.EXTENT, countMin: 1, countMax: LIMITS.extents };
+  }
+  if (type === ReplyType.BLOCK_STATUS_EXT && extended) {
+    return { fixed: Size.BLOCK_STATUS_EXT, unit: Size.EXTENT_EXT, countMin: 1, countMax: LIMITS.extents };
   }
   throw new ProtocolError('unexpected', `a chunk of type ${type}`);
 }

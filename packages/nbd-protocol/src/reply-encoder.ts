@@ -89,7 +89,7 @@ export class ReplyEncoder {
   }
 
   /**
-   * What precedes `length` bytes of data, at least one, on the wire.
+   * What precedes `length` bytes of data on the wire. For no data, a NONE chunk, and `done` must be set.
    *
    * ```text
    * offset  size  field
@@ -98,13 +98,14 @@ export class ReplyEncoder {
    *      8        data
    * ```
    *
-   * In mode `simple` the data must be all that the request asked for, and `done`; it may then be of no length.
+   * In mode `simple` the data must be all that the request asked for, and `done`.
    */
   dataHeader(request: ReplyTarget, offset: number, length: number, done: boolean): Uint8Array {
     if (this.mode === 'simple') {
       if (!done || offset !== request.offset) throw new RangeError('a simple reply carries all of the data');
       return this.#simple(request, 0);
     }
+    if (length === 0 && done) return this.none(request);
     requireInteger(length - 1, U32_MAX - Size.OFFSET_DATA - 1, 'length of the data less 1');
     const bytes = this.#chunk(request, ReplyType.OFFSET_DATA, Size.OFFSET_DATA, length, done);
     this.#putU64(bytes, this.#headerSize, offset);
