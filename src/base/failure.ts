@@ -137,6 +137,11 @@ export const FAILURES = {
   },
 
   // Commands.
+  'runtime-directory': {
+    exit: 73,
+    retry: 'never',
+    hint: 'Its owner alone may enter it (chmod 700), or name another folder in $NBDTWIN_RUNTIME_DIR.',
+  },
   'not-running': { exit: 69, retry: 'never', hint: 'Start `nbdtwin serve` or `nbdtwin mirror` first.' },
   'not-ready': { exit: 75, retry: 'backoff', hint: 'Wait until `nbdtwin status` says streaming.' },
   'differences-found': { exit: 1, retry: 'never', hint: 'Restart the primary with --rescan to repair the mirror.' },

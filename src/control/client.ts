@@ -1,0 +1,117 @@
+/** The command line's half of the control protocol: finds running processes and asks them. */
+import { realpath } from 'node:fs/promises';
+import { errnoOf, Failure, isFailure } from '../base/failure.ts';
+import type { Network } from '../io/network.ts';
+import { listSockets, removeSocket } from '../io/runtime-directory.ts';
+import { LineSplitter } from './lines.ts';
+import {
+  ANSWER_SIZE_MAX,
+  answeredFailure,
+  type Command,
+  type Description,
+  decodeAnswer,
+  encodeRequest,
+} from './protocol.ts';
+
+const CONNECT_TIMEOUT_MS = 5_000;
+/** A process that does not answer a question which needs no work is stuck. */
+const ANSWER_TIMEOUT_MS = 10_000;
+
+/** A running process that answered. */
+export interface FoundProcess {
+  readonly path: string;
+  readonly description: Description;
+}
+
+/**
+ * Every running process of this user, in the order of its sockets; sockets that nobody listens on are removed.
+ * Failures: `runtime-directory`. A process that is stuck or speaks another protocol is passed over.
+ */
+export async function findProcesses(network: Network, directory: string): Promise<FoundProcess[]> {
+  const paths = await listSockets(directory);
+  const found = await Promise.all(paths.map((path) => describe(network, path)));
+  return found.filter((process) => process !== undefined);
+}
+
+/** Those that serve `target`: a disk, a mirror directory, an image, or the name of an export. */
+export async function findTarget(processes: readonly FoundProcess[], target: string): Promise<FoundProcess[]> {
+  const resolved = await realpath(target).catch(() => target);
+  return processes.filter(({ description }) =>
+    description.targets.some((name) => name === target || name === resolved),
+  );
+}
+
+/** `dead`: nobody listens there, or there is nothing. */
+export async function probe(network: Network, path: string): Promise<'alive' | 'dead'> {
+  try {
+    const stream = await network.connect({ kind: 'unix', path }, CONNECT_TIMEOUT_MS);
+    stream.receive({ data() {}, drain() {}, end() {}, close() {} });
+    stream.destroy();
+    return 'alive';
+  } catch (error) {
+    if (isDead(error)) return 'dead';
+    throw error;
+  }
+}
+
+/**
+ * Sends one request and resolves with its result. `timeoutMs` limits the silence between answers; undefined: for as
+ * long as it takes. Failures: those of the request, `peer-unreachable`, `peer-timeout`, `connection-lost`,
+ * `peer-foreign`.
+ */
+export async function ask(
+  network: Network,
+  path: string,
+  command: Command,
+  onProgress: (progress: object) => void = () => {},
+  timeoutMs: number | undefined = ANSWER_TIMEOUT_MS,
+): Promise<object> {
+  const stream = await network.connect({ kind: 'unix', path }, CONNECT_TIMEOUT_MS);
+  let timer: NodeJS.Timeout | undefined;
+  const answered = new Promise<object>((resolve, reject) => {
+    if (timeoutMs !== undefined) {
+      timer = setTimeout(() => reject(new Failure('peer-timeout', `no answer from ${path}`)), timeoutMs);
+    }
+    const lines = new LineSplitter(ANSWER_SIZE_MAX, (line) => {
+      const answer = decodeAnswer(line);
+      if (answer === undefined) reject(new Failure('peer-foreign', `${path} does not speak the control protocol`));
+      else if (answer.kind === 'progress') onProgress(answer.progress);
+      else if (answer.kind === 'result') resolve(answer.result);
+      else reject(answeredFailure(answer.code, answer.message));
+      timer?.refresh();
+    });
+    stream.receive({
+      data(chunk) {
+        if (!lines.push(chunk)) reject(new Failure('overflow', `the answer of ${path} is too long`));
+      },
+      drain() {},
+      end() {},
+      close(reason) {
+        reject(new Failure('connection-lost', `${path} closed the connection`, { cause: reason }));
+      },
+    });
+  });
+  stream.write([encodeRequest(command)]);
+  try {
+    return await answered;
+  } finally {
+    clearTimeout(timer);
+    stream.destroy();
+  }
+}
+
+async function describe(network: Network, path: string): Promise<FoundProcess | undefined> {
+  try {
+    return { path, description: (await ask(network, path, 'describe')) as Description };
+  } catch (error) {
+    if (isDead(error)) await removeSocket(path);
+    else if (!isFailure(error)) throw error;
+    return undefined;
+  }
+}
+
+/** Nobody listens: not to be confused with a listener that is busy or not ours to talk to. */
+function isDead(error: unknown): boolean {
+  const errno = isFailure(error) ? errnoOf(error.cause) : undefined;
+  return errno === 'ECONNREFUSED' || errno === 'ENOENT';
+}

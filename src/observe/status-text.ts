@@ -1,0 +1,145 @@
+/**
+ * `nbdtwin status` for people: every running process with its exports, what each mirror lacks, and, where there is a
+ * problem, what to do next.
+ */
+import { formatDuration, formatSize } from '../base/units.ts';
+import type { DaemonStatus, MirrorDaemonStatus, ServeStatus } from '../daemon/status.ts';
+import type { MirrorExportStatus } from '../mirror/status.ts';
+import type { MirrorLinkStatus, PrimaryStatus } from '../primary/status.ts';
+import { type Paint, plainPaint } from './paint.ts';
+import { pastRescanText, rescanText } from './progress-text.ts';
+import { alignPairs } from './table.ts';
+
+type Pair = readonly [label: string, value: string];
+
+/** Lines without line ends. */
+export function statusText(status: DaemonStatus, paint: Paint = plainPaint): string[] {
+  return status.role === 'primary' ? serveText(status, paint) : mirrorText(status, paint);
+}
+
+/** One line: for logs of `status --watch` without a terminal, and for the live line of the demonstration. */
+export function statusLine(status: DaemonStatus): string {
+  if (status.role === 'mirror') {
+    const exports = status.exports.map((entry) => `${entry.name} ${entry.state} at ${count(entry.applied)}`);
+    return `mirror ${status.directory}: ${exports.length === 0 ? 'no exports yet' : exports.join(', ')}`;
+  }
+  const mirrors = status.replication?.mirrors.map(mirrorLinkLine) ?? ['not replicated'];
+  return `${status.export.name}: ${mirrors.join('; ')}`;
+}
+
+/** `mirror backup:10810 rescan [███░░] ...`, or its lag. */
+export function mirrorLinkLine(link: MirrorLinkStatus): string {
+  const detail = link.rescan === undefined ? `${lagText(link)} behind` : rescanText(link.rescan);
+  return `mirror ${link.mirror} ${link.state}, ${detail}`;
+}
+
+export function lagText(link: MirrorLinkStatus): string {
+  const { operations, bytes, ms } = link.lag;
+  return `${count(operations)} operations, ${formatSize(bytes)}, ${formatDuration(ms)}`;
+}
+
+/** A whole number with thousands apart. */
+export function count(value: number): string {
+  return value.toLocaleString('en-US');
+}
+
+function serveText(status: ServeStatus, paint: Paint): string[] {
+  const pairs: Pair[] = [
+    ['size', `${formatSize(status.export.size)}${status.export.readOnly ? ', read-only' : ''}`],
+    ['listening', status.listening.join('\n')],
+    ['clients', `${count(status.connections)} connections`],
+  ];
+  if (status.replication === undefined) pairs.push(['mirror', paint.busy('none: this disk is not replicated')]);
+  else pairs.push(...replicationPairs(status.replication));
+  return [
+    `${paint.strong(status.export.name)}  ${status.disk}  ${paint.faint(processText(status))}`,
+    ...faintLabels(pairs, '  ', paint),
+    ...(status.replication?.mirrors.flatMap((link) => mirrorLinkText(link, paint)) ?? []),
+  ];
+}
+
+function replicationPairs(replication: PrimaryStatus): Pair[] {
+  const { writes, zeroes, trims, flushes } = replication.operations;
+  return [
+    ['written', `${formatSize(replication.bytesWritten)} in ${count(writes)} writes`],
+    ['', `${count(zeroes)} zeroes, ${count(trims)} trims, ${count(flushes)} flushes`],
+    ['sequence', count(replication.sequence)],
+  ];
+}
+
+function mirrorLinkText(link: MirrorLinkStatus, paint: Paint): string[] {
+  const pairs: Pair[] = [
+    ['lag', lagText(link)],
+    ['window', `${formatSize(link.window.used)} of ${formatSize(link.window.limit)}`],
+    ['position', positionText(link)],
+    ['marked', `${formatSize(link.markedSize)} in regions of ${formatSize(link.regionSize)}`],
+    ['wire', `${formatSize(link.wireSent)} sent, ${formatSize(link.wireReceived)} received, ${link.sessions} sessions`],
+  ];
+  if (link.rescan !== undefined) pairs.push(['rescan', rescanText(link.rescan)]);
+  if (link.lastRescan !== undefined) pairs.push(['last rescan', pastRescanText(link.lastRescan)]);
+  const retry = link.nextAttemptMs === undefined ? '' : `\nnext attempt in ${formatDuration(link.nextAttemptMs)}`;
+  pairs.push(...problemPairs(link.problem, retry, paint));
+  const state = stateColour(link.state, paint)(link.state);
+  return [
+    `  mirror ${paint.strong(link.mirror)}  ${state} for ${formatDuration(link.stateAgeMs)}`,
+    ...faintLabels(pairs, '    ', paint),
+  ];
+}
+
+function mirrorText(status: MirrorDaemonStatus, paint: Paint): string[] {
+  const pairs: Pair[] = [['listening', status.listening]];
+  if (status.exports.length === 0) pairs.push(['exports', 'none yet: they appear when a primary connects']);
+  return [
+    `${paint.strong('mirror')}  ${status.directory}  ${paint.faint(processText(status))}`,
+    ...faintLabels(pairs, '  ', paint),
+    ...status.exports.flatMap((entry) => mirrorExportText(entry, paint)),
+  ];
+}
+
+function mirrorExportText(entry: MirrorExportStatus, paint: Paint): string[] {
+  const heard =
+    entry.lastMessageAgeMs === undefined ? 'not since the start' : `${formatDuration(entry.lastMessageAgeMs)} ago`;
+  const pairs: Pair[] = [
+    ['image', `${entry.image}, ${formatSize(entry.size)}`],
+    ['content', entry.consistent ? 'consistent' : paint.busy('being filled: not consistent until this is done')],
+    ['primary', `${entry.primary ?? 'not connected'}, last heard ${heard}`],
+    ['lag', `${count(entry.lag.operations)} operations, ${formatSize(entry.lag.bytes)}`],
+    ['position', positionText(entry)],
+    ...problemPairs(entry.problem, '', paint),
+  ];
+  const state = stateColour(entry.state, paint)(entry.state);
+  return [`  ${paint.strong(entry.name)}  ${state}`, ...faintLabels(pairs, '    ', paint)];
+}
+
+function problemPairs(problem: MirrorLinkStatus['problem'], addition: string, paint: Paint): Pair[] {
+  if (problem === undefined) return [];
+  return [['problem', `${paint.bad(`${problem.code}: ${problem.message}`)}\n${problem.hint}${addition}`]];
+}
+
+function positionText(position: { received: number; applied: number; durable: number; recorded: number }): string {
+  const { received, applied, durable, recorded } = position;
+  return `received ${count(received)}, applied ${count(applied)}, durable ${count(durable)}, recorded ${count(recorded)}`;
+}
+
+function processText(status: DaemonStatus): string {
+  return `pid ${status.pid}, up ${formatDuration(status.uptimeMs)}`;
+}
+
+function stateColour(state: MirrorLinkStatus['state'] | MirrorExportStatus['state'], paint: Paint) {
+  switch (state) {
+    case 'streaming':
+      return paint.good;
+    case 'refused':
+    case 'failed':
+      return paint.bad;
+    default:
+      return paint.busy;
+  }
+}
+
+function faintLabels(pairs: readonly Pair[], indent: string, paint: Paint): string[] {
+  return alignPairs(
+    pairs.map(([label, value]) => [paint.faint(label), value] as const),
+    indent,
+  );
+}
