@@ -73,6 +73,11 @@ export const FAILURES = {
     retry: 'backoff',
     hint: 'The TLS handshake failed; the log of the other side may say more.',
   },
+  'handshakes-crowded': {
+    exit: 75,
+    retry: 'backoff',
+    hint: 'More connections arrive than prove themselves: look for scanners, and restrict who can reach the port.',
+  },
 
   // The link between primary and mirror.
   'peer-foreign': {

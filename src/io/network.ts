@@ -46,7 +46,12 @@ export interface ByteStream {
   end(): void;
   /** Ends at once, dropping what is queued. */
   destroy(reason?: Error): void;
-  /** Server side of NBD's STARTTLS: from now on TLS. This stream must not be used afterwards; use the one returned. */
+  /**
+   * Server side of NBD's STARTTLS: from now on TLS. This stream must not be used afterwards; use the one returned. Call
+   * it in the same turn as the `write` of the answer to STARTTLS: what arrives later waits and goes through TLS. What
+   * the caller has received already beyond the option was sent in plaintext too early: it must refuse, not carry it over.
+   * Failures, with the connection closed: `secret-rejected`, `tls-failed`, `tls-config`, `connection-lost`.
+   */
   startTls(tls: NbdTls): Promise<ByteStream>;
 }
 

@@ -105,7 +105,7 @@ function parseLine(line: string, number: number): PresharedKey {
 }
 
 async function stretch(secret: string): Promise<PresharedKey> {
-  const length = [...secret].length;
+  const length = Array.from(secret).length;
   if (length < BARE_SECRET_LENGTH_MIN) {
     throw new Failure(
       'secret-too-short',

@@ -1,0 +1,146 @@
+/**
+ * A byte stream over a socket of Node, plain or TLS.
+ *
+ * States: held (nothing is read from the socket until `receive`), open, handed over to TLS, gone. A loss before
+ * `receive` is kept and told then, so that nobody misses it. `close` is the last event, once, in every order of
+ * events; after it, and after `startTls`, the old stream does nothing any more.
+ *
+ * Sockets are opened with allowHalfOpen: the end of the peer's direction does not end ours.
+ */
+import type { Socket } from 'node:net';
+import { TLSSocket } from 'node:tls';
+import { assert } from '../base/assert.ts';
+import { Failure } from '../base/failure.ts';
+import { MIB } from '../base/units.ts';
+import type { NbdTls } from '../secure/tls.ts';
+import type { ByteStream, StreamEvents } from './network.ts';
+import { lostFailure } from './network-failure.ts';
+import { acceptNbdTls } from './node-handshake.ts';
+
+/** Bytes queued from which `write` asks to wait. Node's own mark of 16 KiB would stop at every reply. */
+const QUEUE_HIGH_SIZE = MIB;
+
+export class NodeStream implements ByteStream {
+  readonly peerName: string;
+  readonly identity: string | undefined;
+  readonly encrypted: boolean;
+  readonly #socket: Socket;
+  #events: StreamEvents | undefined;
+  #bytesWritten = 0;
+  #bytesRead = 0;
+  /** `write` has asked to wait, `drain` is owed. */
+  #drainOwed = false;
+  #ended = false;
+  #handedOver = false;
+  /** Set when the socket is gone. */
+  #gone: { readonly reason: Error | undefined } | undefined;
+  /** The first reason known: what we gave to `destroy`, or the socket's error. */
+  #reason: Error | undefined;
+
+  readonly #onError = (error: Error): void => {
+    this.#reason ??= lostFailure(error, this.peerName);
+  };
+  readonly #onClose = (): void => {
+    this.#gone = { reason: this.#reason };
+    this.#events?.close(this.#reason);
+  };
+  readonly #onData = (chunk: Buffer): void => {
+    this.#bytesRead += chunk.length;
+    this.#events?.data(chunk);
+  };
+  readonly #onEnd = (): void => {
+    this.#events?.end();
+  };
+  readonly #onDrain = (): void => {
+    if (!this.#drainOwed) return;
+    this.#drainOwed = false;
+    this.#events?.drain();
+  };
+
+  constructor(socket: Socket, peerName: string, identity?: string) {
+    this.#socket = socket;
+    this.peerName = peerName;
+    this.identity = identity;
+    this.encrypted = socket instanceof TLSSocket;
+    socket.on('error', this.#onError);
+    if (socket.closed) this.#gone = { reason: undefined };
+    else socket.on('close', this.#onClose);
+  }
+
+  get queuedSize(): number {
+    return this.#socket.writableLength;
+  }
+
+  get bytesWritten(): number {
+    return this.#bytesWritten;
+  }
+
+  get bytesRead(): number {
+    return this.#bytesRead;
+  }
+
+  receive(events: StreamEvents): void {
+    assert(this.#events === undefined && !this.#handedOver, 'a stream is received once');
+    this.#events = events;
+    const gone = this.#gone;
+    if (gone !== undefined) {
+      // Later, as every other event: the caller is still setting itself up.
+      queueMicrotask(() => events.close(gone.reason));
+      return;
+    }
+    this.#socket.on('end', this.#onEnd);
+    this.#socket.on('drain', this.#onDrain);
+    // Adding this listener starts the flow.
+    this.#socket.on('data', this.#onData);
+  }
+
+  write(chunks: readonly Uint8Array[]): boolean {
+    // What is written to a stream that has just gone is lost, as it would be a moment earlier; `close` tells.
+    if (this.#ended || this.#handedOver || this.#socket.destroyed) return false;
+    const socket = this.#socket;
+    if (chunks.length > 1) socket.cork();
+    for (const chunk of chunks) {
+      this.#bytesWritten += chunk.length;
+      socket.write(chunk);
+    }
+    if (chunks.length > 1) socket.uncork();
+    // Beyond our mark the socket is beyond its own, lower one, and will emit `drain`.
+    if (socket.writableLength < QUEUE_HIGH_SIZE) return true;
+    this.#drainOwed = true;
+    return false;
+  }
+
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#socket.resume();
+  }
+
+  end(): void {
+    if (this.#ended || this.#handedOver) return;
+    this.#ended = true;
+    this.#socket.end();
+  }
+
+  destroy(reason?: Error): void {
+    if (this.#handedOver) return;
+    this.#reason ??= reason;
+    this.#socket.destroy();
+  }
+
+  async startTls(tls: NbdTls): Promise<ByteStream> {
+    assert(!this.encrypted && !this.#handedOver, 'TLS starts once');
+    if (this.#socket.destroyed) throw this.#reason ?? new Failure('connection-lost', `${this.peerName}: closed`);
+    this.#handedOver = true;
+    // From here on nothing that arrives may be taken for plaintext: it waits in the socket and goes through TLS.
+    this.#socket.pause();
+    this.#socket.off('data', this.#onData);
+    this.#socket.off('end', this.#onEnd);
+    this.#socket.off('drain', this.#onDrain);
+    this.#socket.off('close', this.#onClose);
+    const accepted = await acceptNbdTls(this.#socket, this.peerName, tls);
+    return new NodeStream(accepted.socket, this.peerName, accepted.identity);
+  }
+}
