@@ -45,47 +45,47 @@ const CASES: readonly Case[] = [
 ];
 
 describe('golden bytes', () => {
-  for (const { name, bytes, message, encode, decoder, repeats } of CASES) {
-    test(`${name}: decodes to what the specification says`, () => {
-      expect(decodeAll(decoder(), bytes)).toEqual([message]);
-    });
+  test.each(CASES)('$name: decodes to what the specification says', ({ bytes, message, decoder }) => {
+    expect(decodeAll(decoder(), bytes)).toEqual([message]);
+  });
 
-    if (encode !== undefined) {
-      test(`${name}: is encoded as the specification says`, () => {
-        expect([...encode()]).toEqual([...bytes]);
-      });
-    }
+  test.each(CASES.filter(({ encode }) => encode !== undefined))(
+    '$name: is encoded as the specification says',
+    ({ bytes, encode }) => {
+      expect([...encode!()]).toEqual([...bytes]);
+    },
+  );
 
-    test(`${name}: decodes the same cut at every point and at every two points`, () => {
-      for (let first = 0; first <= bytes.length; first += 1) {
-        for (let second = first; second <= bytes.length; second += 1) {
-          expect(decodeAll(decoder(), ...cut(bytes, [first, second]))).toEqual([message]);
-        }
+  test.each(CASES)('$name: decodes the same cut at every two points', ({ bytes, message, decoder }) => {
+    for (let first = 0; first <= bytes.length; first += 1) {
+      for (let second = first; second <= bytes.length; second += 1) {
+        expect(decodeAll(decoder(), ...cut(bytes, [first, second]))).toEqual([message]);
       }
-    });
-
-    test(`${name}: decodes byte by byte, and not before its last byte`, () => {
-      const reader = decoder();
-      expect(decodeAll(reader, ...cut(bytes.subarray(0, -1), [...bytes.keys()].slice(0, -1)))).toEqual([]);
-      expect(decodeAll(reader, bytes.subarray(-1))).toEqual([message]);
-      expect(reader.rest()).toHaveLength(0);
-    });
-
-    if (repeats) {
-      test(`${name}: decodes three times in a row, cut at every point`, () => {
-        const thrice = join(bytes, bytes, bytes);
-        for (let point = 0; point <= thrice.length; point += 1) {
-          expect(decodeAll(decoder(), ...cut(thrice, [point]))).toEqual([message, message, message]);
-        }
-      });
     }
+  });
 
-    test(`${name}: leaves what follows it in rest`, () => {
-      const reader = decoder();
-      const tail = Uint8Array.of(1, 2, 3);
-      for (const chunk of cut(join(bytes, tail), [1, bytes.length - 1, bytes.length + 1])) reader.push(chunk);
-      expect(reader.next()).toEqual(message);
-      expect([...reader.rest()]).toEqual([...tail]);
-    });
-  }
+  test.each(CASES)('$name: decodes byte by byte, and not before its last byte', ({ bytes, message, decoder }) => {
+    const reader = decoder();
+    expect(decodeAll(reader, ...cut(bytes.subarray(0, -1), [...bytes.keys()].slice(0, -1)))).toEqual([]);
+    expect(decodeAll(reader, bytes.subarray(-1))).toEqual([message]);
+    expect(reader.rest()).toHaveLength(0);
+  });
+
+  test.each(CASES.filter(({ repeats }) => repeats))(
+    '$name: decodes three times in a row, cut at every point',
+    ({ bytes, message, decoder }) => {
+      const thrice = join(bytes, bytes, bytes);
+      for (let point = 0; point <= thrice.length; point += 1) {
+        expect(decodeAll(decoder(), ...cut(thrice, [point]))).toEqual([message, message, message]);
+      }
+    },
+  );
+
+  test.each(CASES)('$name: leaves what follows it in rest', ({ bytes, message, decoder }) => {
+    const reader = decoder();
+    const tail = Uint8Array.of(1, 2, 3);
+    for (const chunk of cut(join(bytes, tail), [1, bytes.length - 1, bytes.length + 1])) reader.push(chunk);
+    expect(reader.next()).toEqual(message);
+    expect([...reader.rest()]).toEqual([...tail]);
+  });
 });

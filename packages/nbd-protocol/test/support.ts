@@ -33,14 +33,14 @@ export function cut(bytes: Uint8Array, points: readonly number[]): Uint8Array[] 
   return [...points, bytes.length].map((point, index) => bytes.slice(index === 0 ? 0 : points[index - 1], point));
 }
 
-/** Asserts that decoding ends with this code, and that the decoder is dead from then on. */
-export function expectViolation(decoder: Decoder<unknown>, code: ProtocolErrorCode, ...chunks: Uint8Array[]): void {
-  const first = catchError(() => decodeAll(decoder, ...chunks));
-  expect(first).toBeInstanceOf(ProtocolError);
-  expect((first as ProtocolError).code).toBe(code);
+/** The code with which decoding ends; fails unless the decoder is dead, and has let go of everything, from then on. */
+export function violation(decoder: Decoder<unknown>, ...chunks: readonly Uint8Array[]): ProtocolErrorCode {
+  const error = catchError(() => decodeAll(decoder, ...chunks));
+  if (!(error instanceof ProtocolError)) throw new Error('no violation', { cause: error });
   decoder.push(new Uint8Array(100));
-  expect(catchError(() => decoder.next())).toBe(first);
+  expect(catchError(() => decoder.next())).toBe(error);
   expect(decoder.rest()).toHaveLength(0);
+  return error.code;
 }
 
 function catchError(action: () => unknown): unknown {
