@@ -18,6 +18,7 @@
  */
 import { createCipheriv } from 'node:crypto';
 import { assert } from '../base/assert.ts';
+import { DIGEST_SIZE, type ScanResult } from './scan-pool.ts';
 
 /** Bytes of the key of a pass. */
 export const DIGEST_KEY_SIZE = 16;
@@ -64,4 +65,23 @@ export function isZero(data: Uint8Array): boolean {
     if (zeroes.compare(data, done, done + size, 0, size) !== 0) return false;
   }
   return true;
+}
+
+/**
+ * Digests the units of `data`, which stands at `offset`, into `result` from unit `first` on. Only the last unit may be
+ * short. What `result` holds for zero units must be zero already.
+ */
+export function digestUnits(
+  data: Uint8Array,
+  offset: number,
+  unitSize: number,
+  key: Uint8Array,
+  result: ScanResult,
+  first: number,
+): void {
+  for (let done = 0, unit = first; done < data.length; done += unitSize, unit += 1) {
+    const content = data.subarray(done, done + unitSize);
+    if (isZero(content)) result.zero[unit] = 1;
+    else result.digests.set(digestOf(content, key, offset + done, unitSize), unit * DIGEST_SIZE);
+  }
 }

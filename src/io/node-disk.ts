@@ -211,6 +211,12 @@ export class NodeDisk implements Disk {
     };
   }
 
+  /** Runs a call that uses the descriptor from elsewhere, and keeps the disk open until it has settled. */
+  async whileOpen<Value>(call: () => Promise<Value>): Promise<Value> {
+    this.#checkOpen();
+    return await this.#track(call());
+  }
+
   close(): Promise<void> {
     this.#closed ??= this.#closeOnce();
     return this.#closed;

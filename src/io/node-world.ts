@@ -1,0 +1,17 @@
+import { systemClock } from './clock.ts';
+import { nodeFileSystem } from './node-file-system.ts';
+import { nodeNetwork } from './node-network.ts';
+import { nodeScanPool, type ScanPoolOptions } from './node-scan-pool.ts';
+import { systemRandom } from './random.ts';
+import type { World } from './world.ts';
+
+/** The world of the operating system. Its scan pool is to be closed; the rest needs no end. */
+export function nodeWorld(options: { readonly scan?: ScanPoolOptions } = {}): World {
+  return {
+    clock: systemClock,
+    random: systemRandom,
+    files: nodeFileSystem,
+    network: nodeNetwork,
+    scan: nodeScanPool(options.scan),
+  };
+}
