@@ -15,7 +15,7 @@ export default defineConfig({
         test: {
           ...common,
           name: 'code',
-          include: ['test/{unit,sim,tidy}/**/*.test.ts', 'packages/*/test/**/*.test.ts'],
+          include: ['test/{unit,sim,bench,tidy}/**/*.test.ts', 'packages/*/test/**/*.test.ts'],
           maxWorkers: 2,
           sequence: { groupOrder: 0 },
         },

@@ -1,0 +1,146 @@
+/**
+ * The system benchmark: fio against nbdtwin without and with a mirror, nbdkit's file plugin and qemu-nbd, all in one
+ * run. In each round every server in turn gets a fresh disk of the same size and contents and every workload; the order
+ * of the servers moves on by one from round to round, so that no server always follows the same other.
+ */
+import { mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { parseArgs } from 'node:util';
+import { killAll, runChild } from './children.ts';
+import { runFio, WORKLOADS } from './fio.ts';
+import { describeMachine } from './machine.ts';
+import { formatReport, type Observation, type Parameters, type Report, summarise } from './report.ts';
+import { BASELINE, SERVERS, type ServerKind } from './servers.ts';
+
+const USAGE = `npm run bench -- [options]
+
+  --quick            about two minutes instead of about nine
+  --json FILE        write every figure to FILE as JSON
+  --directory DIR    where the disks go, a few GiB (default: a temporary folder)
+  --only NAME        only workloads whose name starts with NAME
+  --server NAME      only this server, may be given several times (nbdkit, the baseline, always runs)
+  --micro            the micro benchmarks instead
+`;
+
+const FULL: Parameters = { rounds: 3, diskSize: 1024 * 2 ** 20, warmUpMs: 1000, runMs: 5000 };
+const QUICK: Parameters = { rounds: 3, diskSize: 256 * 2 ** 20, warmUpMs: 300, runMs: 1000 };
+
+const CHUNK_SIZE = 1 << 20;
+
+/** A disk without holes, so that all servers overwrite and none allocates. */
+async function writeDisk(path: string, size: number): Promise<void> {
+  const file = await open(path, 'w');
+  try {
+    const chunk = Buffer.allocUnsafe(CHUNK_SIZE);
+    for (let index = 0; index < chunk.length; index += 4) chunk.writeUInt32LE((index * 2654435761) >>> 0, index);
+    for (let offset = 0; offset < size; offset += chunk.length) {
+      chunk.writeDoubleLE(offset, 0);
+      await file.write(chunk, 0, chunk.length, offset);
+    }
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+interface Plan {
+  readonly folder: string;
+  readonly parameters: Parameters;
+  readonly workloads: typeof WORKLOADS;
+}
+
+async function measureServer(kind: ServerKind, round: number, plan: Plan): Promise<Observation[]> {
+  const folder = join(plan.folder, `${round}-${SERVERS.indexOf(kind)}`);
+  await mkdir(folder);
+  const disk = join(folder, 'bench.img');
+  await writeDisk(disk, plan.parameters.diskSize);
+  const server = await kind.start(disk, folder);
+  const observations: Observation[] = [];
+  try {
+    for (const workload of plan.workloads) {
+      // What earlier loads left in the page cache is written out first, not during this one.
+      await runChild('sync', ['--file-system', folder]);
+      const measurement = await runFio(workload, {
+        uri: server.uri,
+        size: plan.parameters.diskSize,
+        warmUpMs: plan.parameters.warmUpMs,
+        runMs: plan.parameters.runMs,
+        outputPath: join(folder, `${workload.name}.json`),
+        seed: round,
+      });
+      const mirror = await server.settle();
+      observations.push({ round, workload: workload.name, server: kind.name, measurement, mirror });
+      progress(`round ${round}, ${kind.name}, ${workload.text}: ${Math.round(measurement.iops)} IOPS`);
+    }
+  } finally {
+    await server.stop();
+  }
+  // Only after success: what is left in the folder explains a failure.
+  await rm(folder, { recursive: true });
+  return observations;
+}
+
+function progress(text: string): void {
+  process.stderr.write(`${text}\n`);
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      quick: { type: 'boolean', default: false },
+      json: { type: 'string' },
+      directory: { type: 'string', default: tmpdir() },
+      only: { type: 'string', default: '' },
+      server: { type: 'string', multiple: true, default: SERVERS.map(({ name }) => name) },
+      help: { type: 'boolean', default: false },
+    },
+  });
+  if (values.help) {
+    process.stdout.write(USAGE);
+    return;
+  }
+  const workloads = WORKLOADS.filter(({ name }) => name.startsWith(values.only));
+  if (workloads.length === 0) throw new Error(`no workload starts with ${values.only}`);
+
+  const servers = SERVERS.filter(({ name }) => name === BASELINE || values.server.includes(name));
+  const unknown = values.server.filter((name) => !SERVERS.some((kind) => kind.name === name));
+  if (unknown.length > 0) throw new Error(`no such server: ${unknown.join(', ')}`);
+
+  const folder = await mkdtemp(join(resolve(values.directory), 'nbdtwin-bench-'));
+  const plan: Plan = { folder, parameters: values.quick ? QUICK : FULL, workloads };
+  const machine = await describeMachine(folder);
+  const observations: Observation[] = [];
+  try {
+    for (let round = 1; round <= plan.parameters.rounds; round += 1) {
+      const first = (round - 1) % servers.length;
+      for (const kind of [...servers.slice(first), ...servers.slice(0, first)]) {
+        observations.push(...(await measureServer(kind, round, plan)));
+      }
+    }
+  } catch (error) {
+    killAll();
+    progress(`What the servers said is in ${folder}`);
+    throw error;
+  }
+  await rm(folder, { recursive: true });
+
+  const report: Report = {
+    version: 1,
+    machine,
+    parameters: plan.parameters,
+    baseline: BASELINE,
+    results: summarise(observations, BASELINE),
+  };
+  if (values.json !== undefined)
+    await writeFile(values.json, `${JSON.stringify({ ...report, observations }, null, 2)}\n`);
+  process.stdout.write(`${formatReport(report, workloads)}\n`);
+}
+
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    killAll();
+    process.exit(130);
+  });
+}
+await main();
