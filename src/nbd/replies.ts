@@ -1,0 +1,113 @@
+/**
+ * Replies on their way out: those of one turn of the event loop go out with one socket write.
+ *
+ * What is kept: chunks not yet written, the cost of the requests that they answer, and the cost of what the socket has
+ * taken but not yet passed on. While the socket is full nothing more is written to it, so what a client does not read
+ * is bounded by its account.
+ */
+import { assert } from '../base/assert.ts';
+import type { ByteStream } from '../io/network.ts';
+
+export class Replies {
+  readonly #stream: ByteStream;
+  readonly #release: (cost: number) => void;
+  readonly #scheduledFlush = (): void => {
+    this.#isScheduled = false;
+    this.flush();
+  };
+  #chunks: Uint8Array[] = [];
+  /** The last chunk, still growing while replies lie side by side: not yet in `chunks`. */
+  #tail: Uint8Array | undefined;
+  #tailEnd = 0;
+  #cost = 0;
+  #sendingCost = 0;
+  #isFull = false;
+  #isScheduled = false;
+  #isAbandoned = false;
+
+  /** `release` is told the cost of requests whose replies have left. */
+  constructor(stream: ByteStream, release: (cost: number) => void) {
+    this.#stream = stream;
+    this.#release = release;
+  }
+
+  /** True when everything has been passed to the kernel. */
+  get isEmpty(): boolean {
+    return this.#tail === undefined && this.#chunks.length === 0 && !this.#isFull;
+  }
+
+  /** Appends bytes of a reply; they must never change from now on. Sends nothing yet. */
+  push(bytes: Uint8Array): void {
+    if (this.#isAbandoned) return;
+    const tail = this.#tail;
+    if (tail !== undefined && tail.buffer === bytes.buffer && this.#tailEnd === bytes.byteOffset) {
+      this.#tailEnd += bytes.length;
+      return;
+    }
+    this.#closeTail();
+    this.#tail = bytes;
+    this.#tailEnd = bytes.byteOffset + bytes.length;
+  }
+
+  /** The last reply to a request of this cost has been pushed. */
+  settle(cost: number): void {
+    if (this.#isAbandoned) this.#release(cost);
+    else this.#cost += cost;
+  }
+
+  /** Sends what was pushed, unless the socket is full: then `drained` will. */
+  flush(): void {
+    if (this.#isFull || this.#isAbandoned) return;
+    this.#closeTail();
+    const chunks = this.#chunks;
+    const cost = this.#cost;
+    this.#cost = 0;
+    if (chunks.length > 0) {
+      this.#chunks = [];
+      if (!this.#stream.write(chunks)) {
+        this.#isFull = true;
+        this.#sendingCost = cost;
+        return;
+      }
+    }
+    if (cost > 0) this.#release(cost);
+  }
+
+  /** Flushes at the end of this turn of the event loop, together with what else completes in it. */
+  schedule(): void {
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
+    setImmediate(this.#scheduledFlush);
+  }
+
+  /** The socket takes more. */
+  drained(): void {
+    if (!this.#isFull) return;
+    this.#isFull = false;
+    const cost = this.#sendingCost;
+    this.#sendingCost = 0;
+    this.flush();
+    if (cost > 0) this.#release(cost);
+  }
+
+  /** The socket is gone: forgets what was to be sent, now and later. */
+  abandon(): void {
+    assert(!this.#isAbandoned, 'replies are abandoned once');
+    this.#isAbandoned = true;
+    this.#isFull = false;
+    this.#chunks = [];
+    this.#tail = undefined;
+    const cost = this.#cost + this.#sendingCost;
+    this.#cost = 0;
+    this.#sendingCost = 0;
+    if (cost > 0) this.#release(cost);
+  }
+
+  #closeTail(): void {
+    const tail = this.#tail;
+    if (tail === undefined) return;
+    this.#tail = undefined;
+    const length = this.#tailEnd - tail.byteOffset;
+    this.#chunks.push(length === tail.length ? tail : new Uint8Array(tail.buffer, tail.byteOffset, length));
+  }
+}
