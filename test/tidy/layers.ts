@@ -53,7 +53,7 @@ export const DOORS: Readonly<Record<string, Door>> = {
   'node:fs': OUTSIDE,
   'node:fs/promises': OUTSIDE,
   'node:net': OUTSIDE,
-  'node:tls': OUTSIDE,
+  'node:tls': { folders: ['io', 'secure'], why: 'secure builds options and contexts, io opens connections' },
   'node:dns': OUTSIDE,
   'node:dns/promises': OUTSIDE,
   'node:child_process': OUTSIDE,
