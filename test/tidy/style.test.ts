@@ -2,10 +2,17 @@ import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { allCode, productFiles, ROOT, type SourceFile } from './sources.ts';
-import { FILE_LINES_MAX, findFocusedTests, findHiddenInputs, findLongFiles, findUntrackedNotes } from './style.ts';
+import {
+  FILE_LINES_MAX,
+  findFocusedTests,
+  findHiddenInputs,
+  findLongFiles,
+  findUntrackedNotes,
+  HIDDEN_INPUT_EXCEPTIONS,
+} from './style.ts';
 
 /** Folders of src that face the outside: here time, randomness and the process are real. */
-const OUTERMOST = ['io', 'observe', 'daemon', 'cli'];
+const OUTERMOST = ['io', 'observe', 'control', 'daemon', 'cli'];
 
 function fixture(text: string): SourceFile[] {
   return [{ path: 'src/base/fixture.ts', text }];
@@ -39,6 +46,14 @@ describe('the source text', () => {
     const inner = productFiles().filter(({ path }) => !OUTERMOST.includes(path.split('/')[1]!));
     expect(inner.length).toBeGreaterThan(20);
     expect(findHiddenInputs(inner)).toEqual([]);
+  });
+
+  it('lists no exception for a hidden input that is not needed', () => {
+    const found = findHiddenInputs(productFiles(), []);
+    const unneeded = HIDDEN_INPUT_EXCEPTIONS.filter(
+      ({ file, uses }) => !found.some((line) => line.startsWith(`${file}:`) && line.includes(`uses ${uses};`)),
+    );
+    expect(unneeded).toEqual([]);
   });
 
   it('has unit tests in folders that mirror src, one for each', () => {
