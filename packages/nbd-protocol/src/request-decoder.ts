@@ -87,7 +87,9 @@ export class RequestDecoder extends Decoder<Request> {
     if (this.#payloadSize > this.#skipMax) {
       throw new ProtocolError('too-large', `a payload of ${length} bytes, more than ${this.#skipMax}`);
     }
-    let fault = faultOf(command, flags, offset, length, this.#extended ? CommandFlag.PAYLOAD_LEN : 0);
+    // Of any command but WRITE, the length of a payload is not a length within the export.
+    const effectLength = hasPayload && command !== Command.WRITE ? 0 : length;
+    let fault = faultOf(command, flags, offset, effectLength, this.#extended ? CommandFlag.PAYLOAD_LEN : 0);
     if (this.#payloadSize > this.#payloadMax) fault ??= ErrorCode.EINVAL;
     if (this.#extended && !this.#ended && !isPayloadValid(command, hasPayload, length)) fault ??= ErrorCode.EINVAL;
     this.#skipSize = fault === undefined ? 0 : this.#payloadSize;

@@ -19,7 +19,7 @@ import {
   PADDED_EXPORT_NAME_REPLY,
 } from './golden-handshake.ts';
 import { type GoldenReply, REPLIES, REQUESTS } from './golden-transmission.ts';
-import { cut, decodeAll, join } from './support.ts';
+import { cut, decodeAll, join, named } from './support.ts';
 
 type Case = Golden<unknown> & { readonly decoder: () => Decoder<unknown>; readonly repeats: boolean };
 
@@ -45,18 +45,18 @@ const CASES: readonly Case[] = [
 ];
 
 describe('golden bytes', () => {
-  test.each(CASES)('$name: decodes to what the specification says', ({ bytes, message, decoder }) => {
+  test.each(named(CASES))('%s: decodes to what the specification says', (_, { bytes, message, decoder }) => {
     expect(decodeAll(decoder(), bytes)).toEqual([message]);
   });
 
-  test.each(CASES.filter(({ encode }) => encode !== undefined))(
-    '$name: is encoded as the specification says',
-    ({ bytes, encode }) => {
+  test.each(named(CASES.filter(({ encode }) => encode !== undefined)))(
+    '%s: is encoded as the specification says',
+    (_, { bytes, encode }) => {
       expect([...encode!()]).toEqual([...bytes]);
     },
   );
 
-  test.each(CASES)('$name: decodes the same cut at every two points', ({ bytes, message, decoder }) => {
+  test.each(named(CASES))('%s: decodes the same cut at every two points', (_, { bytes, message, decoder }) => {
     for (let first = 0; first <= bytes.length; first += 1) {
       for (let second = first; second <= bytes.length; second += 1) {
         expect(decodeAll(decoder(), ...cut(bytes, [first, second]))).toEqual([message]);
@@ -64,16 +64,19 @@ describe('golden bytes', () => {
     }
   });
 
-  test.each(CASES)('$name: decodes byte by byte, and not before its last byte', ({ bytes, message, decoder }) => {
-    const reader = decoder();
-    expect(decodeAll(reader, ...cut(bytes.subarray(0, -1), [...bytes.keys()].slice(0, -1)))).toEqual([]);
-    expect(decodeAll(reader, bytes.subarray(-1))).toEqual([message]);
-    expect(reader.rest()).toHaveLength(0);
-  });
+  test.each(named(CASES))(
+    '%s: decodes byte by byte, and not before its last byte',
+    (_, { bytes, message, decoder }) => {
+      const reader = decoder();
+      expect(decodeAll(reader, ...cut(bytes.subarray(0, -1), [...bytes.keys()].slice(0, -1)))).toEqual([]);
+      expect(decodeAll(reader, bytes.subarray(-1))).toEqual([message]);
+      expect(reader.rest()).toHaveLength(0);
+    },
+  );
 
-  test.each(CASES.filter(({ repeats }) => repeats))(
-    '$name: decodes three times in a row, cut at every point',
-    ({ bytes, message, decoder }) => {
+  test.each(named(CASES.filter(({ repeats }) => repeats)))(
+    '%s: decodes three times in a row, cut at every point',
+    (_, { bytes, message, decoder }) => {
       const thrice = join(bytes, bytes, bytes);
       for (let point = 0; point <= thrice.length; point += 1) {
         expect(decodeAll(decoder(), ...cut(thrice, [point]))).toEqual([message, message, message]);
@@ -81,7 +84,7 @@ describe('golden bytes', () => {
     },
   );
 
-  test.each(CASES)('$name: leaves what follows it in rest', ({ bytes, message, decoder }) => {
+  test.each(named(CASES))('%s: leaves what follows it in rest', (_, { bytes, message, decoder }) => {
     const reader = decoder();
     const tail = Uint8Array.of(1, 2, 3);
     for (const chunk of cut(join(bytes, tail), [1, bytes.length - 1, bytes.length + 1])) reader.push(chunk);

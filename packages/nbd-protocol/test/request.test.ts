@@ -181,6 +181,11 @@ describe('extended requests', () => {
     expect(request.fault).toBe(ErrorCode.EINVAL);
   });
 
+  test('BLOCK_STATUS of contexts may end at 2^53 - 1: the length of its payload is no length of the export', () => {
+    const last = hex(`21e41c71 0020 0007 ${COOKIE} 001ffffffffffffe 000000000000000c 0000000000000001 00000001`);
+    expect(decodeAll(extended(), last)).toMatchObject([{ fault: undefined, offset: 2 ** 53 - 2, length: 1 }]);
+  });
+
   test('1024 context ids are read, 1025 are skipped and at fault', () => {
     const ids = (count: number): Uint8Array =>
       encodeRequest(

@@ -33,6 +33,11 @@ export function cut(bytes: Uint8Array, points: readonly number[]): Uint8Array[] 
   return [...points, bytes.length].map((point, index) => bytes.slice(index === 0 ? 0 : points[index - 1], point));
 }
 
+/** For `test.each` with `%s`, which prints a name as it is. */
+export function named<Item extends { readonly name: string }>(items: readonly Item[]): [name: string, item: Item][] {
+  return items.map((item) => [item.name, item]);
+}
+
 /** The code with which decoding ends; fails unless the decoder is dead, and has let go of everything, from then on. */
 export function violation(decoder: Decoder<unknown>, ...chunks: readonly Uint8Array[]): ProtocolErrorCode {
   const error = catchError(() => decodeAll(decoder, ...chunks));
