@@ -80,8 +80,6 @@ interface Exception {
 }
 
 export const EXCEPTIONS: readonly Exception[] = [
-  { file: 'src/secure/link-tls.ts', imports: 'node:tls', why: 'only the types of the options that it makes' },
-  { file: 'src/secure/nbd-tls.ts', imports: 'node:tls', why: 'makes a context from keys, opens no socket' },
   { file: 'src/daemon/version.ts', imports: 'node:fs', why: 'reads the release from our own package.json' },
 ];
 
