@@ -34,7 +34,7 @@ export default function installPeers(): void {
     return;
   }
   say(`installing ${packages.join(' ')}`);
-  const apt = [...prefix, 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', '-q'];
+  const apt = [...prefix, 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', '-q', '-o', 'DPkg::Lock::Timeout=120'];
   for (const step of [['update'], ['install', '-y', '--no-install-recommends', ...packages]]) {
     const [command = '', ...args] = [...apt, ...step];
     const result = spawnSync(command, args, {
