@@ -118,6 +118,11 @@ export const FAILURES = {
     hint: 'Another primary with the same volume is connected; stop the copy that should not run.',
   },
   'generation-newer': { exit: 65, retry: 'slow', hint: 'The mirror was promoted; this primary is out of date.' },
+  'primary-older': {
+    exit: 65,
+    retry: 'slow',
+    hint: 'The mirror has writes that this disk has lost (restored from an older copy?). Start with --rescan to make the mirror like this disk.',
+  },
   'mirror-no-space': { exit: 74, retry: 'slow', hint: 'Free space in the mirror directory.' },
   'mirror-io-error': { exit: 74, retry: 'slow', hint: 'The mirror’s disk reports errors: look at its kernel log.' },
   'mirror-shutting-down': { exit: 75, retry: 'backoff', hint: 'The mirror is stopping; it will be tried again.' },
@@ -150,6 +155,13 @@ export const FAILURES = {
   'not-running': { exit: 69, retry: 'never', hint: 'Start `nbdtwin serve` or `nbdtwin mirror` first.' },
   'not-ready': { exit: 75, retry: 'backoff', hint: 'Wait until `nbdtwin status` says streaming.' },
   'differences-found': { exit: 1, retry: 'never', hint: 'Restart the primary with --rescan to repair the mirror.' },
+  'device-missing': {
+    exit: 72,
+    retry: 'never',
+    hint: 'Load the kernel module (`modprobe nbd`) or install it; some cloud and container kernels lack it.',
+  },
+  'device-busy': { exit: 75, retry: 'never', hint: 'Unmount and `nbdtwin detach` it, or choose another /dev/nbdN.' },
+  'program-failed': { exit: 71, retry: 'never', hint: 'Its own message above says why.' },
   'program-missing': { exit: 69, retry: 'never', hint: 'Install the named program.' },
   interrupted: { exit: 130, retry: 'never', hint: 'Stopped on request.' },
 } as const satisfies Record<string, FailureKind>;

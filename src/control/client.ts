@@ -1,7 +1,8 @@
 /** The command line's half of the control protocol: finds running processes and asks them. */
-import { realpath } from 'node:fs/promises';
 import { errnoOf, Failure, isFailure } from '../base/failure.ts';
+import type { Clock, Timer } from '../io/clock.ts';
 import type { Network } from '../io/network.ts';
+import { realPath } from '../io/real-path.ts';
 import { listSockets, removeSocket } from '../io/runtime-directory.ts';
 import { LineSplitter } from './lines.ts';
 import {
@@ -27,15 +28,15 @@ export interface FoundProcess {
  * Every running process of this user, in the order of its sockets; sockets that nobody listens on are removed.
  * Failures: `runtime-directory`. A process that is stuck or speaks another protocol is passed over.
  */
-export async function findProcesses(network: Network, directory: string): Promise<FoundProcess[]> {
+export async function findProcesses(network: Network, clock: Clock, directory: string): Promise<FoundProcess[]> {
   const paths = await listSockets(directory);
-  const found = await Promise.all(paths.map((path) => describe(network, path)));
+  const found = await Promise.all(paths.map((path) => describe(network, clock, path)));
   return found.filter((process) => process !== undefined);
 }
 
 /** Those that serve `target`: a disk, a mirror directory, an image, or the name of an export. */
 export async function findTarget(processes: readonly FoundProcess[], target: string): Promise<FoundProcess[]> {
-  const resolved = await realpath(target).catch(() => target);
+  const resolved = (await realPath(target)) ?? target;
   return processes.filter(({ description }) =>
     description.targets.some((name) => name === target || name === resolved),
   );
@@ -61,24 +62,28 @@ export async function probe(network: Network, path: string): Promise<'alive' | '
  */
 export async function ask(
   network: Network,
+  clock: Clock,
   path: string,
   command: Command,
   onProgress: (progress: object) => void = () => {},
   timeoutMs: number | undefined = ANSWER_TIMEOUT_MS,
 ): Promise<object> {
   const stream = await network.connect({ kind: 'unix', path }, CONNECT_TIMEOUT_MS);
-  let timer: NodeJS.Timeout | undefined;
+  let timer: Timer | undefined;
   const answered = new Promise<object>((resolve, reject) => {
-    if (timeoutMs !== undefined) {
-      timer = setTimeout(() => reject(new Failure('peer-timeout', `no answer from ${path}`)), timeoutMs);
-    }
+    const expectAnswer = (): void => {
+      timer?.cancel();
+      if (timeoutMs === undefined) return;
+      timer = clock.after(timeoutMs, () => reject(new Failure('peer-timeout', `no answer from ${path}`)));
+    };
+    expectAnswer();
     const lines = new LineSplitter(ANSWER_SIZE_MAX, (line) => {
       const answer = decodeAnswer(line);
       if (answer === undefined) reject(new Failure('peer-foreign', `${path} does not speak the control protocol`));
       else if (answer.kind === 'progress') onProgress(answer.progress);
       else if (answer.kind === 'result') resolve(answer.result);
       else reject(answeredFailure(answer.code, answer.message));
-      timer?.refresh();
+      expectAnswer();
     });
     stream.receive({
       data(chunk) {
@@ -95,14 +100,14 @@ export async function ask(
   try {
     return await answered;
   } finally {
-    clearTimeout(timer);
+    timer?.cancel();
     stream.destroy();
   }
 }
 
-async function describe(network: Network, path: string): Promise<FoundProcess | undefined> {
+async function describe(network: Network, clock: Clock, path: string): Promise<FoundProcess | undefined> {
   try {
-    return { path, description: (await ask(network, path, 'describe')) as Description };
+    return { path, description: (await ask(network, clock, path, 'describe')) as Description };
   } catch (error) {
     if (isDead(error)) await removeSocket(path);
     else if (!isFailure(error)) throw error;

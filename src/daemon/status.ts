@@ -1,6 +1,8 @@
 /** What a running process answers to `nbdtwin status`: plain data, ready for JSON. Sizes are bytes, times ms. */
 import type { MirrorStatus } from '../mirror/status.ts';
-import type { PrimaryStatus } from '../primary/status.ts';
+import type { PrimaryStatus, VerifyReport } from '../primary/status.ts';
+
+export type { VerifyReport };
 
 interface ProcessStatus {
   readonly pid: number;

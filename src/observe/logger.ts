@@ -8,9 +8,7 @@
 import { destination, type Logger as PinoLogger, pino, stdSerializers, stdTimeFunctions } from 'pino';
 import { Failure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
-
-export const LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const;
-export type LogLevel = (typeof LOG_LEVELS)[number];
+import type { LogLevel } from './log-level.ts';
 
 /** Characters of log lines that wait for a slow reader of stderr. */
 export const LOG_BACKLOG_MAX = 1024 * 1024;

@@ -31,3 +31,11 @@ export function pastRescanText(progress: RescanProgress): string {
 function repairText(progress: RescanProgress): string {
   return `${formatSize(progress.shippedSize)} shipped, ${formatSize(progress.zeroedSize)} zeroed`;
 }
+
+/** A verification under way, which repairs nothing. */
+export function comparisonText(progress: RescanProgress): string {
+  const left = progress.scopeSize - progress.comparedSize;
+  const eta = progress.etaMs === undefined ? '' : `, about ${formatDuration(progress.etaMs)}`;
+  const bar = progressBar(progress.comparedSize, progress.scopeSize);
+  return `comparing ${bar}  ${formatSize(left)} of ${formatSize(progress.scopeSize)} left${eta}`;
+}

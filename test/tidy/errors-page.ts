@@ -9,6 +9,8 @@ const EXIT_NAMES: Readonly<Record<number, string>> = {
   68: 'EX_NOHOST',
   69: 'EX_UNAVAILABLE',
   70: 'EX_SOFTWARE',
+  71: 'EX_OSERR',
+  72: 'EX_OSFILE',
   73: 'EX_CANTCREAT',
   74: 'EX_IOERR',
   75: 'EX_TEMPFAIL',

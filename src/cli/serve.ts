@@ -1,0 +1,182 @@
+import process from 'node:process';
+import { type Command, Option } from 'commander';
+import { Failure } from '../base/failure.ts';
+import { GIB, KIB, MIB, TIB } from '../base/units.ts';
+import { activationSockets } from '../daemon/activation.ts';
+import { type Address, LINK_PORT, NBD_PORT, parseSocketPath, parseTcpAddress } from '../daemon/address.ts';
+import type { NbdTlsConfig, ServeConfig } from '../daemon/config.ts';
+import {
+  addLogOption,
+  addSecretOptions,
+  collect,
+  type LogFlags,
+  parseDuration,
+  parseRate,
+  type SecretFlags,
+  secretSources,
+  sizeParser,
+} from './options.ts';
+import { runDaemon } from './run-daemon.ts';
+
+interface ServeFlags extends SecretFlags, LogFlags {
+  readonly mirror?: string;
+  readonly identity?: string;
+  readonly export?: string;
+  readonly description: string;
+  /** False with --no-listen. */
+  readonly listen?: string[] | false;
+  readonly socket?: string[];
+  readonly readOnly?: boolean;
+  readonly create?: boolean;
+  readonly size?: number;
+  readonly stateDir?: string;
+  readonly window: number;
+  readonly rescanRate?: number;
+  readonly rescan?: boolean;
+  readonly rekeyBytes: number;
+  readonly rekeyInterval: number;
+  readonly tls?: NonNullable<NbdTlsConfig['mode']>;
+  readonly tlsPskFile?: string;
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
+  readonly tlsCa?: string;
+  readonly drainTimeout: number;
+}
+
+const EXAMPLES = `
+Examples:
+  A disk of 10 GiB, made on the spot and replicated to another host:
+    nbdtwin secret new > twin.key && chmod 600 twin.key
+    nbdtwin serve disk.img --create --size 10G --mirror backup.example --secret-file twin.key
+
+  A partition, on a unix socket only:
+    nbdtwin serve /dev/sdb1 --state-dir /var/lib/nbdtwin/sdb1 --mirror backup.example \\
+      --secret-file twin.key --no-listen --socket /run/nbd-sdb1.sock
+
+  Without replication, to the local network, for clients that know a key:
+    nbdtwin serve disk.img --listen 0.0.0.0:${NBD_PORT} --tls-psk-file clients.psk
+
+Clients attach with \`nbdtwin attach\`, nbd-client, qemu, libnbd and others. When it listens, one line that starts with
+\`nbdtwin serve: ready\` and names the addresses is written to stdout. SIGTERM stops cleanly, a second one at once.`;
+
+export function addServe(program: Command): void {
+  const command = program
+    .command('serve')
+    .summary('serve a disk over NBD and keep a live copy of it on a mirror')
+    .description(
+      'Serves a file, partition or block device over NBD. With --mirror, every write is also sent, in order and encrypted, to an `nbdtwin mirror`.',
+    )
+    .argument('<disk>', 'file, partition or block device')
+    .optionsGroup('Replication:')
+    .option('--mirror <host[:port]>', `where \`nbdtwin mirror\` listens; port ${LINK_PORT} unless given`);
+  addSecretOptions(command)
+    .option('--identity <id>', 'line of the secret file to use, when it has several')
+    .option('--state-dir <dir>', 'what must survive a crash; DISK.twin unless given, needed for block devices')
+    .option('--rescan', 'compare the whole disk at the first contact')
+    .option(
+      '--rescan-rate <rate>',
+      'most bytes per second that a rescan reads, such as 50M; adaptive unless given',
+      parseRate,
+    )
+    .option(
+      '--window <size>',
+      'memory for operations that the mirror does not have yet',
+      sizeParser(MIB, 64 * GIB),
+      64 * MIB,
+    )
+    .option('--rekey-bytes <size>', 'renew the keys of the link after this much', sizeParser(MIB, 16 * TIB), 64 * GIB)
+    .option('--rekey-interval <duration>', 'renew the keys of the link after this long', parseDuration, 3_600_000)
+    .optionsGroup('Export:')
+    .option('--export <name>', 'its name; the base name of the disk without extension unless given')
+    .option('--description <text>', 'shown to clients that list exports', '')
+    .option('--read-only', 'refuse every change')
+    .option('--create', 'make the disk, a sparse file of --size')
+    .option('--size <size>', 'with --create, such as 10G', sizeParser(512, Number.MAX_SAFE_INTEGER))
+    .optionsGroup('Clients:')
+    .option(
+      '--listen <host:port>',
+      `TCP address for NBD clients, may be repeated; 127.0.0.1:${NBD_PORT} unless given; port 0 picks one`,
+      collect(String),
+    )
+    .option('--no-listen', 'no TCP')
+    .option('--socket <path>', 'unix socket for NBD clients, may be repeated', collect(String))
+    .addOption(
+      new Option('--tls <mode>', 'TLS for NBD clients; require when one of the following is given, else off').choices([
+        'require',
+        'on',
+        'off',
+      ]),
+    )
+    .option('--tls-psk-file <file>', 'keys of clients, as psktool writes them')
+    .option('--tls-cert <file>', 'certificate of this server, PEM')
+    .option('--tls-key <file>', 'its key, PEM')
+    .option('--tls-ca <file>', 'clients must show a certificate of this authority, PEM')
+    .optionsGroup('Process:')
+    .option('--drain-timeout <duration>', 'how long a stop waits for clients and mirror', parseDuration, 10_000);
+  addLogOption(command)
+    .addHelpText('after', EXAMPLES)
+    .action(async (disk: string, flags: ServeFlags) => {
+      const config = serveConfig(disk, flags);
+      const { startServe } = await import('../daemon/serve.ts');
+      await runDaemon(flags, (world, log) => startServe(world, log, config));
+    });
+}
+
+/** Failures: `usage`, `address-invalid`, `config-invalid`. */
+function serveConfig(disk: string, flags: ServeFlags): ServeConfig {
+  if (flags.create === true && flags.size === undefined) throw new Failure('usage', '--create needs --size');
+  if (flags.create !== true && flags.size !== undefined) throw new Failure('usage', '--size needs --create');
+  if (flags.create === true && flags.readOnly === true) {
+    throw new Failure('usage', '--create and --read-only exclude each other');
+  }
+  if (flags.window % KIB !== 0) throw new Failure('config-invalid', '--window is a multiple of 1K');
+  const replicating = flags.mirror !== undefined;
+  if (!replicating && (flags.rescan === true || flags.identity !== undefined || flags.rescanRate !== undefined)) {
+    throw new Failure('usage', '--rescan, --rescan-rate and --identity need --mirror');
+  }
+  const secret = secretSources(flags);
+  if (!replicating && (flags.secret !== undefined || flags.secretFile !== undefined)) {
+    throw new Failure('usage', 'a secret needs --mirror');
+  }
+  return {
+    disk,
+    createSize: flags.create === true ? flags.size : undefined,
+    readOnly: flags.readOnly === true,
+    exportName: flags.export,
+    description: flags.description,
+    listen: listenAddresses(flags),
+    tls: {
+      mode: flags.tls,
+      pskFile: flags.tlsPskFile,
+      certificateFile: flags.tlsCert,
+      keyFile: flags.tlsKey,
+      clientAuthorityFile: flags.tlsCa,
+    },
+    stateDirectory: flags.stateDir,
+    replication:
+      flags.mirror === undefined
+        ? undefined
+        : {
+            mirror: parseTcpAddress(flags.mirror, LINK_PORT),
+            secret,
+            identity: flags.identity,
+            windowSize: flags.window,
+            rescanRate: flags.rescanRate,
+            rescanAll: flags.rescan === true,
+            rekeySize: flags.rekeyBytes,
+            rekeyIntervalMs: flags.rekeyInterval,
+          },
+    drainMs: flags.drainTimeout,
+  };
+}
+
+/** Sockets from systemd replace the default address, not those that are asked for. */
+function listenAddresses(flags: ServeFlags): Address[] {
+  const handedOver = activationSockets(process.env, process.pid);
+  const sockets = (flags.socket ?? []).map(parseSocketPath);
+  const asked = flags.listen === false ? [] : (flags.listen ?? []);
+  const byDefault = flags.listen === undefined && handedOver.length === 0 ? [`127.0.0.1:${NBD_PORT}`] : [];
+  const addresses = [...[...asked, ...byDefault].map((text) => parseTcpAddress(text)), ...sockets, ...handedOver];
+  if (addresses.length === 0) throw new Failure('usage', '--no-listen without --socket: clients could not connect');
+  return addresses;
+}

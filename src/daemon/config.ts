@@ -1,0 +1,54 @@
+/** What a running process is made from: the command line, checked for form. Sizes are bytes, times ms. */
+import type { Address } from '../io/network.ts';
+import type { SecretSources } from '../secure/load-secret.ts';
+
+export type { SecretSources };
+
+export interface ServeConfig {
+  /** Path of the disk. */
+  readonly disk: string;
+  /** Make the disk, of this size, instead of opening it. */
+  readonly createSize: number | undefined;
+  readonly readOnly: boolean;
+  /** Default: the disk's base name without extension. */
+  readonly exportName: string | undefined;
+  readonly description: string;
+  readonly listen: readonly Address[];
+  readonly tls: NbdTlsConfig;
+  /** Default for a file: `DISK.twin` beside it. */
+  readonly stateDirectory: string | undefined;
+  /** Undefined: serve without replicating. */
+  readonly replication: ReplicationConfig | undefined;
+  /** How long a stop waits for clients, and then for the mirror. */
+  readonly drainMs: number;
+}
+
+export interface ReplicationConfig {
+  readonly mirror: Address;
+  readonly secret: SecretSources;
+  /** Line of the secret file to use; needed when it has several. */
+  readonly identity: string | undefined;
+  readonly windowSize: number;
+  /** Bytes per second; undefined: adaptive. */
+  readonly rescanRate: number | undefined;
+  readonly rescanAll: boolean;
+  readonly rekeySize: number;
+  readonly rekeyIntervalMs: number;
+}
+
+/** TLS for NBD clients. Paths of files. */
+export interface NbdTlsConfig {
+  /** `require`: clients without TLS are turned away; `on`: both; default `require` when any file is given, else `off`. */
+  readonly mode: 'require' | 'on' | 'off' | undefined;
+  readonly pskFile: string | undefined;
+  readonly certificateFile: string | undefined;
+  readonly keyFile: string | undefined;
+  /** Clients must show a certificate of this authority. */
+  readonly clientAuthorityFile: string | undefined;
+}
+
+export interface MirrorConfig {
+  readonly directory: string;
+  readonly listen: Address;
+  readonly secret: SecretSources;
+}

@@ -1,0 +1,13 @@
+import type { RescanProgress, VerifyReport } from '../primary/status.ts';
+import type { DaemonStatus } from './status.ts';
+
+/** A primary or a mirror that listens. */
+export interface Running {
+  /** The line on stdout that says so: stable, for scripts. */
+  readonly readyLine: string;
+  status(): DaemonStatus;
+  /** Failures: `not-ready`; `usage` on a mirror. */
+  verify(onProgress: (progress: RescanProgress) => void): Promise<VerifyReport>;
+  /** Takes no more clients, lets those there are finish, stops cleanly. Failures: those of the disk. */
+  stop(): Promise<void>;
+}
