@@ -44,8 +44,12 @@ export class Bitmap {
     return true;
   }
 
+  /** Sets every bit. */
   fill(): void {
-    for (let index = 0; index < this.length; index += 1) this.set(index);
+    this.#words.fill(0xffffffff);
+    const rest = this.length & 31;
+    if (rest !== 0) this.#words[this.#words.length - 1] = 0xffffffff >>> (32 - rest);
+    this.#count = this.length;
   }
 
   /** The first set bit at or after `from`, or -1. Skips 32 clear bits at a time. */

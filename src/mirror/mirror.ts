@@ -1,6 +1,7 @@
 import type { Log } from '../base/log.ts';
 import type { Address } from '../io/network.ts';
 import type { World } from '../io/world.ts';
+import type { ChannelTiming } from '../link/channel.ts';
 import type { LinkTls } from '../secure/tls.ts';
 import type { MirrorStatus } from './status.ts';
 
@@ -9,6 +10,10 @@ export interface MirrorOptions {
   readonly directory: string;
   readonly listen: Address;
   readonly tls: LinkTls;
+  /** Rescans that run at the same time; the others queue. Default 4. */
+  readonly rescansMax?: number;
+  /** Liveness of the link; for tests. */
+  readonly timing?: ChannelTiming;
 }
 
 export interface Mirror {

@@ -2,8 +2,10 @@ import type { Log } from '../base/log.ts';
 import type { Disk } from '../io/disk.ts';
 import type { Address } from '../io/network.ts';
 import type { World } from '../io/world.ts';
+import type { ChannelTiming } from '../link/channel.ts';
 import type { LinkTls } from '../secure/tls.ts';
 import type { Volume } from '../volume/volume.ts';
+import type { RetryTiming } from './mirror-link.ts';
 import type { PrimaryStatus, RescanProgress, VerifyReport } from './status.ts';
 
 export interface PrimaryOptions {
@@ -28,6 +30,9 @@ export interface PrimaryOptions {
   readonly rekeyIntervalMs: number;
   /** Compare everything at the first contact, whatever is known. */
   readonly rescanAll: boolean;
+  /** Liveness of the link and pauses between attempts; for tests. */
+  readonly timing?: ChannelTiming;
+  readonly retry?: RetryTiming;
 }
 
 export interface Primary {

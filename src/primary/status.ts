@@ -49,6 +49,8 @@ export interface MirrorLinkStatus {
   readonly window: { readonly used: number; readonly limit: number };
   /** Bytes in regions that may differ and wait for a rescan. */
   readonly markedSize: number;
+  /** Bytes in regions that the local disk could not read. */
+  readonly unreadableSize: number;
   readonly regionSize: number;
   readonly rescan: RescanProgress | undefined;
   /** The last rescan that completed. */

@@ -1,0 +1,312 @@
+/**
+ * Payloads of the frames that open a session, of acknowledgements and of digests. Byte tables in docs/protocol.md are
+ * those above each pair of functions. Every decoder refuses with `frame-invalid` whatever does not fit exactly.
+ */
+import { assert } from '../base/assert.ts';
+import { getUint64, ID_SIZE, putUint64 } from '../base/bytes.ts';
+import { Failure, type FailureCode, isFailureCode } from '../base/failure.ts';
+import { DIGEST_SIZE, type ScanResult } from '../io/scan-pool.ts';
+import { encodeFrame, type Frame, FrameType } from './frame.ts';
+
+/** The versions of the link that this release speaks. */
+export const VERSION_MIN = 1;
+export const VERSION_MAX = 1;
+
+const MAGIC = Buffer.from('NBDTWIN\0', 'ascii');
+/** Bytes of an export's name in UTF-8. */
+export const EXPORT_NAME_SIZE_MAX = 255;
+const MESSAGE_SIZE_MAX = 1024;
+
+/**
+ * HELLO, primary to mirror: who I am and what I hold.
+ *
+ * | offset | size | field                                                          |
+ * | ------ | ---- | -------------------------------------------------------------- |
+ * | 0      | 8    | magic `NBDTWIN` and a zero byte                                |
+ * | 8      | 2    | lowest version of the link spoken                              |
+ * | 10     | 2    | highest version                                                |
+ * | 12     | 4    | features, all zero in version 1                                |
+ * | 16     | 16   | volume id                                                      |
+ * | 32     | 16   | generation                                                     |
+ * | 48     | 16   | run                                                            |
+ * | 64     | 8    | size of the disk                                               |
+ * | 72     | 8    | size of the window                                             |
+ * | 80     | 2    | length of the name                                             |
+ * | 82     | n    | name of the export, UTF-8                                      |
+ *
+ * The first 12 bytes keep their meaning in every version.
+ */
+export interface Hello {
+  readonly versionMin: number;
+  readonly versionMax: number;
+  readonly volumeId: Buffer;
+  readonly generation: Buffer;
+  readonly run: Buffer;
+  readonly size: number;
+  readonly windowSize: number;
+  readonly exportName: string;
+}
+
+const HELLO_FIXED_SIZE = 82;
+
+export function encodeHello(hello: Hello): Buffer {
+  const name = Buffer.from(hello.exportName, 'utf8');
+  assert(name.length <= EXPORT_NAME_SIZE_MAX, 'export name within its limit');
+  const payload = Buffer.alloc(HELLO_FIXED_SIZE + name.length);
+  MAGIC.copy(payload, 0);
+  payload.writeUInt16LE(hello.versionMin, 8);
+  payload.writeUInt16LE(hello.versionMax, 10);
+  hello.volumeId.copy(payload, 16);
+  hello.generation.copy(payload, 32);
+  hello.run.copy(payload, 48);
+  putUint64(payload, 64, hello.size);
+  putUint64(payload, 72, hello.windowSize);
+  payload.writeUInt16LE(name.length, 80);
+  name.copy(payload, HELLO_FIXED_SIZE);
+  return encodeFrame(FrameType.HELLO, { payload });
+}
+
+/** Failures: `peer-foreign` for a wrong magic, `peer-version` without a common version, `frame-invalid`. */
+export function decodeHello(frame: Frame): Hello {
+  const payload = frame.payload;
+  if (frame.type !== FrameType.HELLO || payload.length < 12 || !payload.subarray(0, 8).equals(MAGIC)) {
+    throw new Failure('peer-foreign', 'the peer does not open a session as a primary does');
+  }
+  const versionMin = payload.readUInt16LE(8);
+  const versionMax = payload.readUInt16LE(10);
+  if (versionMin > VERSION_MAX || versionMax < VERSION_MIN) {
+    throw new Failure(
+      'peer-version',
+      `the primary speaks link versions ${versionMin} to ${versionMax}, the mirror ${VERSION_MIN} to ${VERSION_MAX}`,
+    );
+  }
+  if (payload.length < HELLO_FIXED_SIZE) throw invalid('HELLO');
+  const size = getUint64(payload, 64);
+  const windowSize = getUint64(payload, 72);
+  const nameLength = payload.readUInt16LE(80);
+  if (size === undefined || size === 0 || windowSize === undefined || nameLength > EXPORT_NAME_SIZE_MAX)
+    throw invalid('HELLO');
+  if (payload.length !== HELLO_FIXED_SIZE + nameLength) throw invalid('HELLO');
+  return {
+    versionMin,
+    versionMax,
+    volumeId: payload.subarray(16, 32),
+    generation: payload.subarray(32, 48),
+    run: payload.subarray(48, 64),
+    size,
+    windowSize,
+    exportName: payload.toString('utf8', HELLO_FIXED_SIZE),
+  };
+}
+
+/**
+ * WELCOME, mirror to primary: what I hold of that export.
+ *
+ * | offset | size | field                                                          |
+ * | ------ | ---- | -------------------------------------------------------------- |
+ * | 0      | 2    | version chosen                                                 |
+ * | 2      | 2    | flags: bit 0 the image is consistent, bit 1 nothing there yet, bit 2 it was consistent at some time |
+ * | 4      | 4    | features, all zero in version 1                                |
+ * | 8      | 16   | replica id                                                     |
+ * | 24     | 16   | generation                                                     |
+ * | 40     | 16   | run of the position, zero when there is none                   |
+ * | 56     | 8    | sequence after which the stream can go on                      |
+ * | 64     | 8    | recorded sequence                                              |
+ * | 72     | 8    | last durable checkpoint                                        |
+ * | 80     | 8    | size of the image                                              |
+ */
+export interface Welcome {
+  readonly version: number;
+  readonly consistent: boolean;
+  readonly fresh: boolean;
+  readonly seeded: boolean;
+  readonly replicaId: Buffer;
+  readonly generation: Buffer;
+  readonly run: Buffer;
+  readonly resumeAfter: number;
+  readonly recorded: number;
+  readonly checkpoint: number;
+  readonly size: number;
+}
+
+const WELCOME_SIZE = 88;
+
+export function encodeWelcome(welcome: Welcome): Buffer {
+  const payload = Buffer.alloc(WELCOME_SIZE);
+  payload.writeUInt16LE(welcome.version, 0);
+  payload.writeUInt16LE((welcome.consistent ? 1 : 0) | (welcome.fresh ? 2 : 0) | (welcome.seeded ? 4 : 0), 2);
+  welcome.replicaId.copy(payload, 8);
+  welcome.generation.copy(payload, 24);
+  welcome.run.copy(payload, 40);
+  putUint64(payload, 56, welcome.resumeAfter);
+  putUint64(payload, 64, welcome.recorded);
+  putUint64(payload, 72, welcome.checkpoint);
+  putUint64(payload, 80, welcome.size);
+  return encodeFrame(FrameType.WELCOME, { payload });
+}
+
+/** Failures: the mirror's own refusal, `peer-version`, `peer-foreign`, `frame-invalid`. */
+export function decodeWelcome(frame: Frame): Welcome {
+  if (frame.type === FrameType.REFUSED) throw decodeRefused(frame);
+  const payload = frame.payload;
+  if (frame.type !== FrameType.WELCOME || payload.length !== WELCOME_SIZE) {
+    throw new Failure('peer-foreign', 'the peer does not answer as a mirror does');
+  }
+  const version = payload.readUInt16LE(0);
+  if (version < VERSION_MIN || version > VERSION_MAX) {
+    throw new Failure(
+      'peer-version',
+      `the mirror chose link version ${version}, this primary speaks ${VERSION_MIN} to ${VERSION_MAX}`,
+    );
+  }
+  const resumeAfter = getUint64(payload, 56);
+  const recorded = getUint64(payload, 64);
+  const checkpoint = getUint64(payload, 72);
+  const size = getUint64(payload, 80);
+  if (resumeAfter === undefined || recorded === undefined || checkpoint === undefined || size === undefined) {
+    throw invalid('WELCOME');
+  }
+  const flags = payload.readUInt16LE(2);
+  return {
+    version,
+    consistent: (flags & 1) !== 0,
+    fresh: (flags & 2) !== 0,
+    seeded: (flags & 4) !== 0,
+    replicaId: payload.subarray(8, 8 + ID_SIZE),
+    generation: payload.subarray(24, 40),
+    run: payload.subarray(40, 56),
+    resumeAfter,
+    recorded,
+    checkpoint,
+    size,
+  };
+}
+
+/** REFUSED, either way, before closing: payload is a failure code, a zero byte, and a message, UTF-8. */
+export function encodeRefused(code: FailureCode, message: string): Buffer {
+  const text = Buffer.from(message, 'utf8').subarray(0, MESSAGE_SIZE_MAX);
+  return encodeFrame(FrameType.REFUSED, { payload: Buffer.concat([Buffer.from(`${code}\0`, 'ascii'), text]) });
+}
+
+export function decodeRefused(frame: Frame): Failure {
+  const end = frame.payload.indexOf(0);
+  const code = end < 0 ? '' : frame.payload.toString('ascii', 0, end);
+  const message = printable(frame.payload.toString('utf8', end + 1, end + 1 + MESSAGE_SIZE_MAX));
+  if (!isFailureCode(code))
+    return new Failure('frame-invalid', `the peer refused for a reason unknown here: ${message}`);
+  return new Failure(code, `the peer says: ${message}`);
+}
+
+/**
+ * BEGIN, primary to mirror: where the stream goes on. Header only: flags are the kind, sequence the last operation that
+ * the stream does not contain, length the highest sequence that was ever sent in this run. The mirror answers with an
+ * ACK when it is ready for data; nothing else is sent before.
+ */
+export const BeginKind = { CATCH_UP: 0, RESCAN: 1, SEEDING: 2 } as const;
+export type BeginKindCode = (typeof BeginKind)[keyof typeof BeginKind];
+
+export interface Begin {
+  readonly kind: BeginKindCode;
+  readonly sequence: number;
+  readonly sentMax: number;
+}
+
+export function encodeBegin(begin: Begin): Buffer {
+  return encodeFrame(FrameType.BEGIN, { flags: begin.kind, sequence: begin.sequence, length: begin.sentMax });
+}
+
+export function decodeBegin(frame: Frame): Begin {
+  if (frame.type !== FrameType.BEGIN || frame.flags > BeginKind.SEEDING || frame.payload.length !== 0)
+    throw invalid('BEGIN');
+  return { kind: frame.flags as BeginKindCode, sequence: frame.sequence, sentMax: frame.length };
+}
+
+/** RESCAN_PLACE, mirror to primary: the header's length is the place in the queue, 0 when the rescan may begin. */
+export function encodeRescanPlace(place: number): Buffer {
+  return encodeFrame(FrameType.RESCAN_PLACE, { length: place });
+}
+
+/**
+ * ACK, mirror to primary. Sequences, each at least the one in the previous ACK of the session.
+ *
+ * | offset | size | field                                          |
+ * | ------ | ---- | ---------------------------------------------- |
+ * | 0      | 8    | received                                       |
+ * | 8      | 8    | applied                                        |
+ * | 16     | 8    | durable                                        |
+ * | 24     | 8    | recorded                                       |
+ */
+export interface Positions {
+  readonly received: number;
+  readonly applied: number;
+  readonly durable: number;
+  readonly recorded: number;
+}
+
+const POSITIONS_SIZE = 32;
+
+export function encodeAck(positions: Positions): Buffer {
+  const payload = Buffer.allocUnsafe(POSITIONS_SIZE);
+  putUint64(payload, 0, positions.received);
+  putUint64(payload, 8, positions.applied);
+  putUint64(payload, 16, positions.durable);
+  putUint64(payload, 24, positions.recorded);
+  return encodeFrame(FrameType.ACK, { payload });
+}
+
+export function decodeAck(frame: Frame): Positions {
+  if (frame.payload.length !== POSITIONS_SIZE) throw invalid('ACK');
+  const received = getUint64(frame.payload, 0);
+  const applied = getUint64(frame.payload, 8);
+  const durable = getUint64(frame.payload, 16);
+  const recorded = getUint64(frame.payload, 24);
+  if (received === undefined || applied === undefined || durable === undefined || recorded === undefined)
+    throw invalid('ACK');
+  return { received, applied, durable, recorded };
+}
+
+/** The units of digests, coarse to fine, in bytes. Flags of the digest frames name one by its index. */
+export const DIGEST_UNITS = [1024 * 1024, 64 * 1024, 4 * 1024] as const;
+export type DigestUnit = (typeof DIGEST_UNITS)[number];
+/** Units that one request may ask for. */
+export const DIGEST_COUNT_MAX = 1024;
+
+/** DIGEST_REQUEST: the header's flags are the index of the unit, offset and length the range. No payload. */
+export function encodeDigestRequest(offset: number, length: number, unit: DigestUnit): Buffer {
+  return encodeFrame(FrameType.DIGEST_REQUEST, { flags: DIGEST_UNITS.indexOf(unit), offset, length });
+}
+
+/** The unit of a request or reply that lies inside a disk of `size` bytes. Failure: `frame-invalid`. */
+export function digestUnitOf(frame: Frame, size: number): DigestUnit {
+  const unit = DIGEST_UNITS[frame.flags];
+  if (unit === undefined || frame.length === 0 || frame.offset % unit !== 0) throw invalid('digest');
+  if (frame.offset + frame.length > size || Math.ceil(frame.length / unit) > DIGEST_COUNT_MAX) throw invalid('digest');
+  if (frame.length % unit !== 0 && frame.offset + frame.length !== size) throw invalid('digest');
+  return unit;
+}
+
+/** DIGEST_REPLY: header as in the request; payload one byte per unit (1: all zeroes), then DIGEST_SIZE bytes per unit. */
+export function encodeDigestReply(request: Frame, result: ScanResult): Buffer {
+  return encodeFrame(FrameType.DIGEST_REPLY, {
+    flags: request.flags,
+    offset: request.offset,
+    length: request.length,
+    payload: Buffer.concat([result.zero, result.digests]),
+  });
+}
+
+export function decodeDigestReply(frame: Frame, size: number): ScanResult {
+  const count = Math.ceil(frame.length / digestUnitOf(frame, size));
+  if (frame.payload.length !== count * (1 + DIGEST_SIZE)) throw invalid('DIGEST_REPLY');
+  return { zero: frame.payload.subarray(0, count), digests: frame.payload.subarray(count) };
+}
+
+/** Text of a peer for our log and terminal: no control characters. */
+function printable(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is to be removed
+  return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?');
+}
+
+function invalid(what: string): Failure {
+  return new Failure('frame-invalid', `malformed ${what} frame`);
+}

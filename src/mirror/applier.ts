@@ -1,0 +1,200 @@
+/**
+ * Applies the stream to the image, one frame after the other, in the order received.
+ *
+ * - An epoch is durable before the first operation of the next touches the image: at a barrier the sync starts at once
+ *   and the next operation waits for it.
+ * - Frames that can be applied at once are; what arrives meanwhile waits in `#waiting`, bounded by the session, which
+ *   stops reading when `backlogSize` passes its limit.
+ * - The first failure ends the applier: nothing after it is applied, and `failed` is called once.
+ */
+import { assert } from '../base/assert.ts';
+import { Failure } from '../base/failure.ts';
+import { FRAME_BARRIER, FRAME_COMPLETE, FRAME_REPAIR, type Frame, FrameType } from '../link/frame.ts';
+import { asMirrorFailure, type MirrorImage } from './image.ts';
+
+export interface ApplierEvents {
+  /** Positions moved: durable ones are worth telling at once. */
+  progressed(durable: boolean): void;
+  /** A checkpoint is durable. */
+  checkpointDone(number: number, sequence: number): void;
+  /** A pass of a rescan begins: everything before it has been applied. The payload is the key of its digests. */
+  passBegan(key: Buffer): void;
+  /** Compares a range with the primary's digest at this very position of the stream. */
+  check(frame: Frame): Promise<void>;
+  failed(reason: Failure): void;
+}
+
+export class Applier {
+  readonly #image: MirrorImage;
+  readonly #events: ApplierEvents;
+  #waiting: Frame[] = [];
+  #next = 0;
+  #busy = false;
+  #backlogSize = 0;
+  #stopped = false;
+  /** The sync of the epoch that just ended, until it is done. */
+  #barrier: Promise<void> | undefined;
+  #idleWaiters: (() => void)[] = [];
+
+  constructor(image: MirrorImage, events: ApplierEvents) {
+    this.#image = image;
+    this.#events = events;
+  }
+
+  /** Payload bytes received and not yet applied. */
+  get backlogSize(): number {
+    return this.#backlogSize;
+  }
+
+  get idle(): boolean {
+    return !this.#busy && this.#next === this.#waiting.length;
+  }
+
+  /** Takes the next frame of the stream. */
+  push(frame: Frame): void {
+    if (this.#stopped) return;
+    this.#waiting.push(frame);
+    this.#backlogSize += frame.payload.length;
+    if (!this.#busy) this.#run();
+  }
+
+  /** Ends at once, for a reason that lies outside the stream. */
+  abort(reason: unknown): void {
+    this.#fail(reason);
+  }
+
+  /** Takes nothing more; resolves when everything pushed has been applied, or has failed. */
+  async finish(): Promise<void> {
+    if (!this.idle) await new Promise<void>((resolve) => this.#idleWaiters.push(resolve));
+    this.#stopped = true;
+    await this.#barrier?.catch(() => undefined);
+  }
+
+  #run(): void {
+    while (this.#next < this.#waiting.length) {
+      const frame = this.#waiting[this.#next]!;
+      let pending: void | Promise<void>;
+      try {
+        pending = this.#apply(frame);
+      } catch (error) {
+        this.#fail(error);
+        return;
+      }
+      if (pending !== undefined) {
+        this.#busy = true;
+        pending.then(
+          () => {
+            this.#busy = false;
+            this.#done(frame);
+            this.#run();
+          },
+          (error: unknown) => {
+            this.#busy = false;
+            this.#fail(error);
+          },
+        );
+        return;
+      }
+      this.#done(frame);
+    }
+    this.#waiting = [];
+    this.#next = 0;
+    for (const wake of this.#idleWaiters.splice(0)) wake();
+  }
+
+  #done(frame: Frame): void {
+    this.#next += 1;
+    this.#backlogSize -= frame.payload.length;
+    if (this.#next >= COMPACT_COUNT) {
+      this.#waiting.splice(0, this.#next);
+      this.#next = 0;
+    }
+    this.#events.progressed(false);
+  }
+
+  /** Nothing when applied on return. */
+  #apply(frame: Frame): void | Promise<void> {
+    switch (frame.type) {
+      case FrameType.WRITE:
+      case FrameType.ZERO:
+        return this.#barrier === undefined ? this.#mutate(frame) : this.#barrier.then(() => this.#mutate(frame));
+      case FrameType.BARRIER:
+        // Everything up to its sequence has been applied already: it ends the epoch, or repeats the last barrier.
+        return this.#endEpoch(frame.sequence);
+      case FrameType.PASS:
+        this.#events.passBegan(frame.payload);
+        return undefined;
+      case FrameType.CHECKPOINT:
+        return this.#image
+          .checkpoint(frame.offset, (frame.flags & FRAME_COMPLETE) !== 0)
+          .then(() => this.#events.checkpointDone(frame.offset, frame.sequence));
+      case FrameType.CHECK:
+        return this.#events.check(frame);
+      default:
+        throw new Failure('frame-invalid', `a frame of type ${frame.type} does not belong into the stream`);
+    }
+  }
+
+  #mutate(frame: Frame): void | Promise<void> {
+    const repair = (frame.flags & FRAME_REPAIR) !== 0;
+    const expected = this.#image.applied + (repair ? 0 : 1);
+    // A rescan leaves out operations that its pass will compare anyway, so there sequences may skip; they never repeat.
+    const skips = !repair && this.#image.state.consistent && frame.sequence !== expected;
+    if (frame.sequence < expected || skips) {
+      throw new Failure('frame-invalid', `operation ${frame.sequence} after ${this.#image.applied} is out of order`);
+    }
+    if (frame.offset + frame.length > this.#image.disk.size || frame.length === 0) {
+      throw new Failure('frame-invalid', 'an operation outside the image');
+    }
+    const pending =
+      frame.type === FrameType.WRITE
+        ? this.#image.disk.write(frame.payload, frame.offset)
+        : this.#image.disk.zero(frame.offset, frame.length, false);
+    if (pending === undefined) return this.#mutated(frame, repair);
+    return pending.then(() => this.#mutated(frame, repair));
+  }
+
+  #mutated(frame: Frame, repair: boolean): void {
+    if (!repair) this.#image.setApplied(frame.sequence);
+    if ((frame.flags & FRAME_BARRIER) !== 0) this.#endEpoch(frame.sequence);
+  }
+
+  #endEpoch(sequence: number): void {
+    const applied = this.#image.applied;
+    if (sequence < applied || (this.#image.state.consistent && sequence !== applied)) {
+      throw new Failure('frame-invalid', `a barrier at ${sequence} after operation ${applied} is out of order`);
+    }
+    this.#image.setApplied(sequence);
+    const barrier = this.#image.barrier().then(() => {
+      if (this.#barrier === barrier) this.#barrier = undefined;
+      this.#events.progressed(true);
+    });
+    this.#barrier = barrier;
+    barrier.catch((error: unknown) => this.#fail(error));
+  }
+
+  #fail(error: unknown): void {
+    const reason = asMirrorFailure(error);
+    if (this.#stopped) return;
+    this.#stopped = true;
+    this.#waiting = [];
+    this.#next = 0;
+    this.#backlogSize = 0;
+    for (const wake of this.#idleWaiters.splice(0)) wake();
+    this.#events.failed(reason);
+  }
+}
+
+/** Applied frames are dropped from the head of the queue in lots of this many. */
+const COMPACT_COUNT = 1024;
+
+/** Checks what the frame decoder cannot know: that a WRITE's payload is its length. */
+export function checkOperation(frame: Frame): void {
+  if (frame.type === FrameType.WRITE && frame.payload.length !== frame.length) {
+    throw new Failure('frame-invalid', 'a write whose payload is not its length');
+  }
+  if (frame.type !== FrameType.WRITE && frame.type !== FrameType.PASS && frame.type !== FrameType.CHECK) {
+    if (frame.payload.length !== 0) throw new Failure('frame-invalid', 'a payload where none belongs');
+  }
+  assert(frame.payload.length <= 2 ** 31, 'payload size');
+}

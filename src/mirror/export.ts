@@ -1,0 +1,269 @@
+/**
+ * One export of the mirror: its image, who writes to it now, and how a session is opened.
+ *
+ * One writer per export: a newer session of the same volume and run preempts the older one (its primary has reconnected
+ * and the old connection is dead or being replaced); another run of the same volume is refused while the first still
+ * answers a ping (a cloned machine); another volume is refused always.
+ *
+ * Openings are taken one after the other (`#opening`), so that two of them never see the same half-made state.
+ */
+import { NO_ID } from '../base/bytes.ts';
+import { Failure } from '../base/failure.ts';
+import type { Log } from '../base/log.ts';
+import type { World } from '../io/world.ts';
+import type { Channel } from '../link/channel.ts';
+import { FrameType } from '../link/frame.ts';
+import {
+  type Begin,
+  BeginKind,
+  decodeBegin,
+  encodeRescanPlace,
+  encodeWelcome,
+  type Hello,
+  VERSION_MAX,
+} from '../link/messages.ts';
+import type { Admission } from './admission.ts';
+import { asMirrorFailure, imagePath, MirrorImage } from './image.ts';
+import { MirrorSession } from './session.ts';
+import type { MirrorExportStatus } from './status.ts';
+
+/** A cloned primary gets this long to lose against the one that is connected. */
+const CONFLICT_PING_MS = 5_000;
+/** The primary must say what comes next within this time. */
+const OPENING_TIMEOUT_MS = 10_000;
+/** While a primary waits for its place in the queue of rescans only pings pass; the longest wait a timer can hold. */
+const QUEUE_TIMEOUT_MS = 2 ** 31 - 1;
+
+/** Who holds the export: from a successful claim until its session has ended and everything received is applied. */
+interface Owner {
+  readonly hello: Hello;
+  readonly channel: Channel;
+  session: MirrorSession | undefined;
+  /** Resolves when the owner is gone and the image is free. */
+  readonly gone: Promise<void>;
+}
+
+export class MirrorExport {
+  readonly name: string;
+  readonly #world: World;
+  readonly #log: Log;
+  readonly #directory: string;
+  readonly #admission: Admission;
+  #image: MirrorImage | undefined;
+  #owner: Owner | undefined;
+  #opening: Promise<unknown> = Promise.resolve();
+  #problem: Failure | undefined;
+
+  constructor(world: World, log: Log, directory: string, name: string, admission: Admission) {
+    this.#world = world;
+    this.#log = log.child({ export: name });
+    this.#directory = directory;
+    this.name = name;
+    this.#admission = admission;
+  }
+
+  /** Opens the image that a former process left, so that `status` shows it. Failures are kept as the problem. */
+  async load(): Promise<void> {
+    try {
+      this.#image = await MirrorImage.open(this.#world, this.#log, this.#directory, this.name);
+    } catch (error) {
+      this.#problem = asMirrorFailure(error);
+      this.#log.error({ code: this.#problem.code }, this.#problem.message);
+    }
+  }
+
+  /**
+   * Serves a primary that has said HELLO until its channel ends. Failures that concern it were sent to it and logged.
+   */
+  async serve(channel: Channel, hello: Hello): Promise<void> {
+    let leave = (): void => undefined;
+    const gone = new Promise<void>((resolve) => {
+      leave = resolve;
+    });
+    const owner: Owner = { hello, channel, session: undefined, gone };
+    try {
+      const claimed = this.#opening.then(() => this.#claim(owner));
+      this.#opening = claimed.catch(() => undefined);
+      await claimed;
+    } catch (error) {
+      leave();
+      this.#refuse(channel, error);
+      return;
+    }
+    let leaveQueue: (() => void) | undefined;
+    try {
+      const begin = await this.#negotiate(channel, hello, (release) => {
+        leaveQueue = release;
+      });
+      const image = await this.#prepare(hello, begin);
+      const session = new MirrorSession(this.#world, channel, hello, image);
+      owner.session = session;
+      this.#problem = undefined;
+      this.#log.info(
+        { primary: channel.peerName, kind: KIND_NAMES[begin.kind], after: begin.sequence },
+        begin.kind === BeginKind.CATCH_UP ? 'the stream goes on' : 'a rescan begins',
+      );
+      const reason = await session.run();
+      if (reason !== undefined && reason.code !== 'connection-lost') this.#problem = reason;
+      this.#log.info(
+        { primary: channel.peerName, applied: image.applied, reason: reason?.message },
+        'the session ended',
+      );
+    } catch (error) {
+      this.#refuse(channel, error);
+    } finally {
+      leaveQueue?.();
+      if (this.#owner === owner) this.#owner = undefined;
+      leave();
+    }
+  }
+
+  status(): MirrorExportStatus | undefined {
+    const image = this.#image;
+    const path = imagePath(this.#directory, this.name);
+    const session = this.#owner?.session;
+    const problem =
+      this.#problem === undefined
+        ? undefined
+        : { code: this.#problem.code, message: this.#problem.message, hint: this.#problem.hint };
+    if (image === undefined && problem === undefined) return undefined;
+    const state = image?.state;
+    const positions = {
+      received: session?.received ?? image?.applied ?? 0,
+      applied: image?.applied ?? 0,
+      durable: image?.durable ?? 0,
+      recorded: image?.recorded ?? 0,
+    };
+    return {
+      name: this.name,
+      image: path,
+      size: image?.disk.size ?? 0,
+      replicaId: state?.replicaId.toString('hex') ?? '',
+      volumeId: state?.volumeId.toString('hex') ?? '',
+      generation: state?.generation.toString('hex') ?? '',
+      run: state?.run.toString('hex') ?? '',
+      state: this.#stateName(image, session),
+      consistent: image?.consistent ?? false,
+      ...positions,
+      lastMessageAgeMs: session?.lastMessageAgeMs,
+      lag: session?.lag ?? { operations: 0, bytes: 0 },
+      primary: this.#owner?.channel.peerName,
+      problem,
+    };
+  }
+
+  /** Clean stop: ends the session, applies what was received, records it. */
+  async close(): Promise<void> {
+    await this.#opening;
+    const owner = this.#owner;
+    if (owner !== undefined) {
+      owner.channel.refuse(new Failure('mirror-shutting-down', 'the mirror is stopping'));
+      await owner.gone;
+    }
+    await this.#image?.close();
+    this.#image = undefined;
+  }
+
+  /** Becomes the owner, or throws why not. */
+  async #claim(owner: Owner): Promise<void> {
+    for (let previous = this.#owner; previous !== undefined; previous = this.#owner) {
+      if (!previous.hello.volumeId.equals(owner.hello.volumeId)) {
+        throw new Failure('name-taken', `another volume is writing to the export ${this.name}`);
+      }
+      if (!previous.hello.run.equals(owner.hello.run) && (await previous.channel.answersPing(CONFLICT_PING_MS))) {
+        throw new Failure(
+          'image-busy',
+          `another primary of the same volume writes to ${this.name} from ${previous.channel.peerName}`,
+        );
+      }
+      previous.channel.destroy(new Failure('connection-lost', 'a newer session of the same primary took over'));
+      await previous.gone;
+    }
+    this.#image ??= await MirrorImage.open(this.#world, this.#log, this.#directory, this.name);
+    const image = this.#image;
+    if (image !== undefined) {
+      if (!image.state.volumeId.equals(owner.hello.volumeId)) {
+        throw new Failure('image-foreign', `${imagePath(this.#directory, this.name)} is the image of another volume`);
+      }
+      if (!image.state.generation.equals(owner.hello.generation)) {
+        throw new Failure('generation-newer', `the image of ${this.name} belongs to another generation of the volume`);
+      }
+      if (image.disk.size > owner.hello.size) {
+        throw new Failure(
+          'image-larger',
+          `the image of ${this.name} has ${image.disk.size} bytes, the primary’s disk only ${owner.hello.size}`,
+        );
+      }
+    }
+    if (owner.channel.ended) throw new Failure('connection-lost', 'the primary went away');
+    this.#owner = owner;
+  }
+
+  /** WELCOME, the queue of rescans, BEGIN. */
+  async #negotiate(channel: Channel, hello: Hello, queued: (leave: () => void) => void): Promise<Begin> {
+    const image = this.#image;
+    channel.send([
+      encodeWelcome({
+        version: Math.min(VERSION_MAX, hello.versionMax),
+        consistent: image?.state.consistent ?? false,
+        fresh: image === undefined,
+        seeded: image?.state.seeded ?? false,
+        replicaId: image?.state.replicaId ?? NO_ID,
+        generation: image?.state.generation ?? NO_ID,
+        run: image?.state.run ?? NO_ID,
+        resumeAfter: image?.applied ?? 0,
+        recorded: image?.recorded ?? 0,
+        checkpoint: image?.state.checkpoint ?? 0,
+        size: image?.disk.size ?? 0,
+      }),
+    ]);
+    let frame = await channel.take(OPENING_TIMEOUT_MS);
+    let admitted = false;
+    if (frame.type === FrameType.RESCAN_REQUEST) {
+      queued(
+        this.#admission.request((place) => {
+          if (place === 0) admitted = true;
+          channel.send([encodeRescanPlace(place)]);
+        }),
+      );
+      frame = await channel.take(QUEUE_TIMEOUT_MS);
+    }
+    const begin = decodeBegin(frame);
+    if (begin.kind !== BeginKind.CATCH_UP && !admitted)
+      throw new Failure('frame-invalid', 'a rescan that was not admitted');
+    if (begin.kind === BeginKind.CATCH_UP && !resumable(image, hello, begin)) {
+      throw new Failure('frame-invalid', 'a catch-up from a position that the image does not have');
+    }
+    return begin;
+  }
+
+  async #prepare(hello: Hello, begin: Begin): Promise<MirrorImage> {
+    this.#image ??= await MirrorImage.create(this.#world, this.#directory, this.name, hello);
+    await this.#image.begin(hello, begin);
+    return this.#image;
+  }
+
+  #refuse(channel: Channel, error: unknown): void {
+    const reason = asMirrorFailure(error);
+    if (reason.code !== 'connection-lost') this.#problem = reason;
+    this.#log.warn({ primary: channel.peerName, code: reason.code }, `session refused: ${reason.message}`);
+    if (!channel.ended) channel.refuse(reason);
+  }
+
+  #stateName(image: MirrorImage | undefined, session: MirrorSession | undefined): MirrorExportStatus['state'] {
+    if (image === undefined) return this.#problem === undefined ? 'waiting' : 'failed';
+    if (session === undefined) return this.#problem === undefined ? 'waiting' : 'failed';
+    if (!image.state.consistent) return image.state.seeded ? 'rescan' : 'seeding';
+    return image.consistent && session.lag.operations < CATCH_UP_OPERATIONS ? 'streaming' : 'catch-up';
+  }
+}
+
+/** A mirror that is further behind than this calls itself in catch-up. */
+const CATCH_UP_OPERATIONS = 10_000;
+
+const KIND_NAMES = ['catch-up', 'rescan', 'seeding'] as const;
+
+function resumable(image: MirrorImage | undefined, hello: Hello, begin: Begin): boolean {
+  if (image === undefined || !image.state.run.equals(hello.run)) return false;
+  return image.state.consistent && begin.sequence === image.applied && image.disk.size === hello.size;
+}

@@ -1,0 +1,243 @@
+/**
+ * One image of the mirror with its state beside it: `DIR/NAME.img` and `DIR/NAME.img.twin/mirror`.
+ *
+ * Keeps the positions of the image in the run of its primary:
+ * - `applied`: every operation up to here is in the image (as read);
+ * - `durable`: and would survive a power loss here and now;
+ * - `recorded`: and the state file says so: what a restart comes back to.
+ *
+ * Invariants: recorded <= durable <= applied, in one run. `consistent` is durably false from before the first byte of a
+ * rescan until its last byte is durable. The clean flag is durably clear from before the first byte of a session.
+ *
+ * Survives a crash: what the state file says. An unclean stop may leave operations after `recorded` in the image; the
+ * primary sends them again.
+ */
+import { assert } from '../base/assert.ts';
+import { ID_SIZE, NO_ID } from '../base/bytes.ts';
+import { errnoOf, Failure } from '../base/failure.ts';
+import type { Log } from '../base/log.ts';
+import type { Disk } from '../io/disk.ts';
+import type { World } from '../io/world.ts';
+import type { Begin, Hello } from '../link/messages.ts';
+import { BeginKind } from '../link/messages.ts';
+import { sameIdentity } from '../store/identity.ts';
+import { MIRROR_STATE, MIRROR_STATE_NAME, type MirrorState } from '../store/mirror-state.ts';
+import { createStateFile, openStateFile, type StateFile } from '../store/state-file.ts';
+
+export function imagePath(directory: string, name: string): string {
+  return `${directory}/${name}.img`;
+}
+
+export class MirrorImage {
+  readonly disk: Disk;
+  readonly #world: World;
+  readonly #file: StateFile<MirrorState>;
+  /** What the state file holds once the writes under way are done. Patches are facts, so merging them is safe. */
+  #state: MirrorState;
+  #applied: number;
+  #durable: number;
+  #recorded: number;
+  /** A sync failed in this session: what is applied from now on proves nothing. */
+  #lost = false;
+  /** The image equals a position only from here on (operations beyond the recorded one may be in it already). */
+  #exactFrom: number;
+
+  private constructor(world: World, disk: Disk, file: StateFile<MirrorState>) {
+    this.#world = world;
+    this.disk = disk;
+    this.#file = file;
+    this.#state = file.state;
+    this.#applied = file.state.recorded;
+    this.#durable = file.state.recorded;
+    this.#recorded = file.state.recorded;
+    this.#exactFrom = file.state.recorded;
+  }
+
+  /**
+   * Opens an image that is there; undefined when neither image nor state exist.
+   * Failures: `image-foreign` for an image without state, `state-corrupt`, `disk-busy`, and those of the disk.
+   */
+  static async open(world: World, log: Log, directory: string, name: string): Promise<MirrorImage | undefined> {
+    const path = imagePath(directory, name);
+    const statePath = `${path}.twin/${MIRROR_STATE_NAME}`;
+    const present = await world.files.exists(path);
+    const file = await openStateFile(world.files, MIRROR_STATE, statePath);
+    if (file === undefined) {
+      if (present === undefined) return undefined;
+      throw new Failure('image-foreign', `${path} exists but was not made by this mirror (no state beside it)`);
+    }
+    if (present === undefined) {
+      await file.close();
+      throw new Failure('image-foreign', `${path} is missing while its state in ${path}.twin is there`);
+    }
+    const disk = await world.files.openDisk(path, { lock: 'exclusive' });
+    const image = new MirrorImage(world, disk, file);
+    await image.#distrustIfChanged(log, path);
+    return image;
+  }
+
+  /** Creates the image, all holes, and its state: not consistent, at no position. Durable on return. */
+  static async create(world: World, directory: string, name: string, hello: Hello): Promise<MirrorImage> {
+    const path = imagePath(directory, name);
+    await world.files.makeDirectory(`${path}.twin`);
+    const disk = await world.files.openDisk(path, { lock: 'exclusive', createSize: hello.size });
+    const state: MirrorState = {
+      replicaId: world.random.bytes(ID_SIZE),
+      volumeId: Buffer.from(hello.volumeId),
+      generation: Buffer.from(hello.generation),
+      run: NO_ID,
+      recorded: 0,
+      checkpoint: 0,
+      consistent: false,
+      clean: false,
+      seeded: false,
+      recordedAtMs: world.clock.wallMs(),
+      identity: await disk.identity(),
+    };
+    await disk.sync();
+    await world.files.syncDirectory(path.slice(0, path.lastIndexOf('/')));
+    const file = await createStateFile(world.files, MIRROR_STATE, `${path}.twin/${MIRROR_STATE_NAME}`, state);
+    return new MirrorImage(world, disk, file);
+  }
+
+  get state(): MirrorState {
+    return this.#state;
+  }
+
+  get applied(): number {
+    return this.#applied;
+  }
+
+  get durable(): number {
+    return this.#durable;
+  }
+
+  get recorded(): number {
+    return this.#recorded;
+  }
+
+  /** True when the image is the primary's content at `applied`. */
+  get consistent(): boolean {
+    return this.#state.consistent && this.#applied >= this.#exactFrom;
+  }
+
+  /** A session begins: the state says durably what is about to become true, before the image is touched. */
+  async begin(hello: Hello, begin: Begin): Promise<void> {
+    if (hello.size > this.disk.size) {
+      assert(begin.kind !== BeginKind.CATCH_UP, 'a grown disk is rescanned');
+      await this.disk.resize(hello.size);
+    }
+    await this.#sync();
+    this.#lost = false;
+    if (begin.kind === BeginKind.CATCH_UP) {
+      assert(begin.sequence === this.#applied, 'catch-up goes on after what was applied');
+      this.#exactFrom = Math.max(this.#exactFrom, begin.sentMax);
+      await this.#patch({ clean: false });
+      return;
+    }
+    const sameRun = this.#state.run.equals(hello.run) && begin.sequence === this.#applied;
+    this.#applied = begin.sequence;
+    this.#durable = begin.sequence;
+    this.#exactFrom = begin.sequence;
+    this.#recorded = begin.sequence;
+    await this.#patch({
+      clean: false,
+      consistent: false,
+      generation: Buffer.from(hello.generation),
+      run: Buffer.from(hello.run),
+      recorded: begin.sequence,
+      checkpoint: sameRun ? this.#state.checkpoint : 0,
+    });
+  }
+
+  /** The operation with that sequence is in the image. */
+  setApplied(sequence: number): void {
+    if (this.#lost) return;
+    assert(sequence >= this.#applied, 'operations are applied in order');
+    this.#applied = sequence;
+  }
+
+  /**
+   * Makes everything applied so far durable. On failure lost pages may sit in the cache as if clean: the image goes
+   * back to `recorded`, so that the primary sends them again.
+   */
+  async #sync(): Promise<void> {
+    const applied = this.#applied;
+    try {
+      await this.disk.sync();
+    } catch (error) {
+      this.#lost = true;
+      this.#exactFrom = Math.max(this.#exactFrom, this.#applied);
+      this.#applied = this.#recorded;
+      this.#durable = this.#recorded;
+      throw error;
+    }
+    this.#durable = Math.max(this.#durable, Math.min(applied, this.#applied));
+  }
+
+  /** Ends an epoch: durable on return. */
+  barrier(): Promise<void> {
+    return this.#sync();
+  }
+
+  /** Makes what is applied durable and writes the position down. */
+  async record(): Promise<void> {
+    if (this.#durable < this.#applied) await this.#sync();
+    const durable = this.#durable;
+    await this.#patch({ recorded: durable });
+    this.#recorded = Math.max(this.#recorded, durable);
+  }
+
+  /** A checkpoint of a rescan: durable and written down on return. `complete`: the image is consistent from now on. */
+  async checkpoint(number: number, complete: boolean): Promise<void> {
+    await this.#sync();
+    const durable = this.#durable;
+    await this.#patch({
+      recorded: durable,
+      checkpoint: number,
+      ...(complete ? { consistent: true, seeded: true } : {}),
+    });
+    this.#recorded = Math.max(this.#recorded, durable);
+  }
+
+  /** Clean stop. No operation may be under way. */
+  async close(): Promise<void> {
+    try {
+      await this.record();
+      await this.#patch({ clean: true, identity: await this.disk.identity() });
+    } finally {
+      await this.#file.close();
+      await this.disk.close();
+    }
+  }
+
+  async #patch(patch: Partial<MirrorState>): Promise<void> {
+    this.#state = { ...this.#state, ...patch, recordedAtMs: this.#world.clock.wallMs() };
+    await this.#file.write(this.#state);
+  }
+
+  /** After a clean stop the image must be as it was left; otherwise its position means nothing. */
+  async #distrustIfChanged(log: Log, path: string): Promise<void> {
+    if (!this.#state.clean) return;
+    if (sameIdentity(this.#state.identity, await this.disk.identity())) return;
+    log.warn({ image: path }, 'the image was changed while no mirror was running: everything will be compared');
+    this.#applied = 0;
+    this.#durable = 0;
+    this.#recorded = 0;
+    await this.#patch({ run: NO_ID, recorded: 0, checkpoint: 0, consistent: false, clean: false });
+  }
+}
+
+/** A failure of our own disk, as the primary should read it. */
+export function asMirrorFailure(error: unknown): Failure {
+  if (error instanceof Failure) {
+    if (error.code === 'no-space')
+      return new Failure('mirror-no-space', `the mirror’s disk is full: ${error.message}`, { cause: error });
+    if (error.code === 'io-error' || error.code === 'not-permitted') {
+      return new Failure('mirror-io-error', `the mirror’s disk failed: ${error.message}`, { cause: error });
+    }
+    return error;
+  }
+  if (errnoOf(error) !== undefined) return new Failure('mirror-io-error', String(error), { cause: error });
+  throw error;
+}

@@ -1,0 +1,102 @@
+/** The mirror as a whole: one directory, one port, any number of exports. */
+
+import { parseExportName } from '../base/export-name.ts';
+import { Failure, isFailure, messageOf } from '../base/failure.ts';
+import type { Log } from '../base/log.ts';
+import { type ByteStream, formatAddress } from '../io/network.ts';
+import type { World } from '../io/world.ts';
+import { Channel } from '../link/channel.ts';
+import { decodeHello } from '../link/messages.ts';
+import { mayWrite } from '../secure/identity.ts';
+import { Admission } from './admission.ts';
+import { MirrorExport } from './export.ts';
+import { findExports } from './find-exports.ts';
+import type { Mirror, MirrorOptions } from './mirror.ts';
+import type { MirrorStatus } from './status.ts';
+
+/** Sessions that may exist at once, opening ones included. */
+const SESSIONS_MAX = 1024;
+/** Exports that one mirror keeps. */
+const EXPORTS_MAX = 4096;
+/** Rescans that run at the same time; the others queue. */
+const RESCANS_MAX = 4;
+const HELLO_TIMEOUT_MS = 10_000;
+
+/**
+ * Opens the mirror: takes the directory, finds the images in it, listens.
+ * Failures: `directory-missing`, `directory-busy`, `directory-read-only`, those of listening.
+ */
+export async function openMirror(world: World, log: Log, options: MirrorOptions): Promise<Mirror> {
+  const directory = options.directory;
+  if ((await world.files.exists(directory)) !== 'directory') {
+    throw new Failure('directory-missing', `${directory} is not a directory`);
+  }
+  const lock = await world.files.lockDirectory(directory);
+  const admission = new Admission(options.rescansMax ?? RESCANS_MAX);
+  const exports = new Map<string, MirrorExport>();
+  const sessions = new Set<Promise<void>>();
+  let closing = false;
+
+  async function exportNamed(name: string): Promise<MirrorExport> {
+    const existing = exports.get(name);
+    if (existing !== undefined) return existing;
+    if (exports.size >= EXPORTS_MAX)
+      throw new Failure('name-taken', `this mirror keeps no more than ${EXPORTS_MAX} exports`);
+    const created = new MirrorExport(world, log, directory, name, admission);
+    exports.set(name, created);
+    return created;
+  }
+
+  async function welcome(stream: ByteStream): Promise<void> {
+    const channel = new Channel(stream, world.clock, options.timing);
+    try {
+      if (closing) throw new Failure('mirror-shutting-down', 'the mirror is stopping');
+      if (sessions.size > SESSIONS_MAX) throw new Failure('mirror-shutting-down', 'too many sessions');
+      const hello = decodeHello(await channel.take(HELLO_TIMEOUT_MS));
+      const name = parseExportName(hello.exportName);
+      const identity = channel.identity;
+      if (identity === undefined || !mayWrite(identity, name)) {
+        throw new Failure('identity-refused', `the identity ${identity ?? '(none)'} may not write the export ${name}`);
+      }
+      const target = await exportNamed(name);
+      await target.serve(channel, hello);
+    } catch (error) {
+      if (!isFailure(error)) throw error;
+      log.warn({ peer: channel.peerName, code: error.code }, `session refused: ${error.message}`);
+      channel.refuse(error);
+    }
+  }
+
+  function accepted(stream: ByteStream): void {
+    const session = welcome(stream).finally(() => sessions.delete(session));
+    sessions.add(session);
+  }
+
+  try {
+    for (const name of await findExports(world.files, directory)) {
+      const found = await exportNamed(name);
+      await found.load();
+    }
+    const listener = await world.network.listenLink(options.listen, options.tls, accepted, (peer, reason) =>
+      log.warn({ peer, code: isFailure(reason) ? reason.code : undefined }, `connection refused: ${messageOf(reason)}`),
+    );
+    return {
+      address: listener.address,
+      status(): MirrorStatus {
+        const shown = [...exports.values()].map((one) => one.status()).filter((status) => status !== undefined);
+        return { role: 'mirror', directory, listening: formatAddress(listener.address), exports: shown };
+      },
+      async close(): Promise<void> {
+        closing = true;
+        await listener.close();
+        await Promise.all([...exports.values()].map((one) => one.close()));
+        await Promise.all(sessions);
+        await lock.release();
+      },
+    };
+  } catch (error) {
+    await Promise.all([...exports.values()].map((one) => one.close()));
+    await lock.release();
+    throw error;
+  }
+}

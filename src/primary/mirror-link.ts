@@ -1,0 +1,428 @@
+/**
+ * Towards one mirror, for as long as the primary runs: connects, opens a session, and when it ends, tries again.
+ *
+ * The states and their transitions are in transitions.ts. Waiting: jittered exponential back-off after a lost link, a
+ * minute after a refusal that needs a human, a moment after the window overran (so that one burst is over before the
+ * rescan begins, and nothing flaps).
+ *
+ * Rekeying is a planned reconnect: a second connection is made and authenticated first, then the old session is closed
+ * and the new one resumes after what the mirror has applied.
+ */
+import { Backoff } from '../base/backoff.ts';
+import { Failure, isFailure } from '../base/failure.ts';
+import type { Log } from '../base/log.ts';
+import type { Timer } from '../io/clock.ts';
+import { type Address, type ByteStream, formatAddress } from '../io/network.ts';
+import type { World } from '../io/world.ts';
+import { Channel, type ChannelTiming, DEFAULT_TIMING } from '../link/channel.ts';
+import { encodeFrame, FrameType } from '../link/frame.ts';
+import {
+  BeginKind,
+  decodeAck,
+  decodeRefused,
+  decodeWelcome,
+  encodeBegin,
+  encodeHello,
+  type Positions,
+  VERSION_MAX,
+  VERSION_MIN,
+  type Welcome,
+} from '../link/messages.ts';
+import type { LinkTls } from '../secure/tls.ts';
+import type { CheckpointNumbers } from './checkpoints.ts';
+import { type Decision, decide, type Own } from './decide.ts';
+import type { Ledger } from './ledger.ts';
+import type { LocalDisk } from './local-disk.ts';
+import type { Replica } from './replica.ts';
+import { PrimarySession } from './session.ts';
+import type { MirrorLinkStatus, RescanProgress, SessionState, VerifyReport } from './status.ts';
+import { type SessionEvent, transition } from './transitions.ts';
+
+const CONNECT_TIMEOUT_MS = 10_000;
+const OPENING_TIMEOUT_MS = 30_000;
+/** While others rescan, the mirror only pings; the longest wait a timer can hold. */
+const QUEUE_TIMEOUT_MS = 2 ** 31 - 1;
+const REKEY_CHECK_INTERVAL_MS = 1_000;
+
+export interface RetryTiming {
+  readonly firstMs: number;
+  readonly lastMs: number;
+  /** After a refusal that needs a human. */
+  readonly refusedMs: number;
+  /** After the window overran. */
+  readonly behindMs: number;
+}
+
+export const DEFAULT_RETRY: RetryTiming = { firstMs: 200, lastMs: 10_000, refusedMs: 60_000, behindMs: 1_000 };
+
+export interface MirrorLinkSettings {
+  readonly address: Address;
+  readonly tls: LinkTls;
+  readonly exportName: string;
+  readonly volumeId: Buffer;
+  readonly windowSize: number;
+  readonly rescanRate: number | undefined;
+  readonly rekeySize: number;
+  readonly rekeyIntervalMs: number;
+  readonly timing?: ChannelTiming | undefined;
+  readonly retry?: RetryTiming | undefined;
+}
+
+export class MirrorLink {
+  readonly #world: World;
+  readonly #log: Log;
+  readonly #settings: MirrorLinkSettings;
+  readonly #replica: Replica;
+  readonly #local: LocalDisk;
+  readonly #numbers: CheckpointNumbers;
+  readonly #ledger: Ledger;
+  readonly #retry: RetryTiming;
+  readonly #backoff: Backoff;
+  #own: Own;
+  #state: SessionState = 'offline';
+  #stateMs: number;
+  #session: PrimarySession | undefined;
+  #channel: Channel | undefined;
+  #replicaId: string | undefined;
+  #problem: Failure | undefined;
+  #positions: Positions = { received: 0, applied: 0, durable: 0, recorded: 0 };
+  #lastRescan: RescanProgress | undefined;
+  #wireSent = 0;
+  #wireReceived = 0;
+  #sessions = 0;
+  #nextAttemptMs: number | undefined;
+  #wake: (() => void) | undefined;
+  #stopping = false;
+  #running: Promise<void> | undefined;
+
+  constructor(
+    world: World,
+    log: Log,
+    settings: MirrorLinkSettings,
+    own: Own,
+    replica: Replica,
+    local: LocalDisk,
+    numbers: CheckpointNumbers,
+    ledger: Ledger,
+  ) {
+    this.#world = world;
+    this.#log = log.child({ mirror: formatAddress(settings.address) });
+    this.#settings = settings;
+    this.#own = own;
+    this.#replica = replica;
+    this.#local = local;
+    this.#numbers = numbers;
+    this.#ledger = ledger;
+    this.#retry = settings.retry ?? DEFAULT_RETRY;
+    this.#backoff = new Backoff(this.#retry.firstMs, this.#retry.lastMs, () => world.random.uniform());
+    this.#stateMs = world.clock.nowMs();
+    replica.listen({
+      appended: () => this.#session?.appended(),
+      overran: () => this.#overran(),
+    });
+  }
+
+  get replica(): Replica {
+    return this.#replica;
+  }
+
+  start(): void {
+    this.#running = this.#run();
+  }
+
+  /** Waits until the mirror holds everything, for at most `drainMs`, then ends the session. */
+  async stop(drainMs: number): Promise<void> {
+    const session = this.#session;
+    if (session !== undefined && !session.comparing && drainMs > 0) {
+      const settled = session.settle().catch(() => undefined);
+      await Promise.race([settled, this.#world.clock.sleep(drainMs)]);
+    }
+    this.#stopping = true;
+    this.#channel?.close();
+    this.#wake?.();
+    await this.#running;
+    this.#move('stopped');
+  }
+
+  verify(onProgress: (progress: RescanProgress) => void): Promise<VerifyReport> {
+    if (this.#session === undefined || (this.#state !== 'streaming' && this.#state !== 'catch-up')) {
+      return Promise.reject(new Failure('not-ready', `the mirror is ${this.#state}, not streaming`));
+    }
+    return this.#session.verify(onProgress);
+  }
+
+  status(): MirrorLinkStatus {
+    const nowMs = this.#world.clock.nowMs();
+    const { window, marks } = this.#replica;
+    const problem = this.#problem;
+    const oldestMs = window.oldestUnappliedMs;
+    const positions = this.#session?.positions ?? this.#positions;
+    return {
+      mirror: formatAddress(this.#settings.address),
+      state: this.#state,
+      stateAgeMs: nowMs - this.#stateMs,
+      replicaId: this.#replicaId,
+      problem: problem === undefined ? undefined : { code: problem.code, message: problem.message, hint: problem.hint },
+      ...positions,
+      lag: {
+        operations: this.#replica.sequence - positions.applied,
+        bytes: window.unappliedSize,
+        ms: oldestMs === undefined ? 0 : nowMs - oldestMs,
+      },
+      window: { used: window.usedSize, limit: window.limit },
+      markedSize: marks.markedSize,
+      unreadableSize: marks.unreadableSize,
+      regionSize: marks.regionSize,
+      rescan: this.#session?.rescan,
+      lastRescan: this.#lastRescan,
+      wireSent: this.#wireSent + (this.#channel?.bytesSent ?? 0),
+      wireReceived: this.#wireReceived + (this.#channel?.bytesReceived ?? 0),
+      sessions: this.#sessions,
+      nextAttemptMs: this.#nextAttemptMs === undefined ? undefined : Math.max(0, this.#nextAttemptMs - nowMs),
+    };
+  }
+
+  async #run(): Promise<void> {
+    let renewed: ByteStream | undefined;
+    while (!this.#stopping) {
+      let waitMs: number;
+      try {
+        renewed = await this.#serve(renewed);
+        waitMs = renewed === undefined ? this.#backoff.next() : 0;
+      } catch (error) {
+        renewed = undefined;
+        if (!isFailure(error)) throw error;
+        waitMs = this.#failed(error);
+      }
+      if (this.#state === 'behind') waitMs = Math.max(waitMs, this.#retry.behindMs);
+      if (waitMs > 0 && !this.#stopping) await this.#pause(waitMs);
+    }
+    renewed?.destroy();
+  }
+
+  /** One session from connect to end. Resolves with a connection made for the next one, when keys were renewed. */
+  async #serve(renewed: ByteStream | undefined): Promise<ByteStream | undefined> {
+    this.#move('attempt');
+    const stream =
+      renewed ??
+      (await this.#world.network.connectLink(this.#settings.address, this.#settings.tls, CONNECT_TIMEOUT_MS));
+    if (this.#stopping) {
+      stream.destroy();
+      return undefined;
+    }
+    const channel = new Channel(stream, this.#world.clock, this.#settings.timing ?? DEFAULT_TIMING);
+    this.#channel = channel;
+    this.#move('linked');
+    let rekey: { stop(): void; stream: ByteStream | undefined } | undefined;
+    try {
+      const { session, first, scope } = await this.#open(channel);
+      this.#session = session;
+      this.#sessions += 1;
+      this.#problem = undefined;
+      rekey = this.#watchKeys(session);
+      const openedMs = this.#world.clock.nowMs();
+      const reason = await session.run(first, scope);
+      // A session that lasted was a success: the next failure waits briefly again.
+      if (this.#world.clock.nowMs() - openedMs > this.#retry.lastMs || reason === undefined) this.#backoff.reset();
+      if (reason !== undefined) throw reason;
+      this.#move('lost');
+      return rekey.stream;
+    } finally {
+      rekey?.stop();
+      if (this.#session !== undefined) this.#positions = this.#session.positions;
+      this.#session = undefined;
+      this.#channel = undefined;
+      this.#wireSent += channel.bytesSent;
+      this.#wireReceived += channel.bytesReceived;
+      if (!channel.ended) channel.close();
+    }
+  }
+
+  /** HELLO, WELCOME, the decision, the queue of rescans, BEGIN, and the mirror's first ACK. */
+  async #open(channel: Channel): Promise<{
+    session: PrimarySession;
+    first: Positions;
+    scope: RescanProgress['scope'] | undefined;
+  }> {
+    const settings = this.#settings;
+    const own = this.#own;
+    channel.send([
+      encodeHello({
+        versionMin: VERSION_MIN,
+        versionMax: VERSION_MAX,
+        volumeId: settings.volumeId,
+        generation: own.generation,
+        run: own.run,
+        size: own.size,
+        windowSize: settings.windowSize,
+        exportName: settings.exportName,
+      }),
+    ]);
+    const welcome = decodeWelcome(await channel.take(OPENING_TIMEOUT_MS));
+    this.#replicaId = welcome.fresh ? undefined : welcome.replicaId.toString('hex');
+    const decision = decide(own, welcome, this.#replica);
+    const scope = await this.#begin(channel, welcome, decision);
+    const ready = await channel.take(OPENING_TIMEOUT_MS);
+    if (ready.type === FrameType.REFUSED) throw decodeRefused(ready);
+    const first = decodeAck(ready);
+    const session = new PrimarySession(
+      this.#world,
+      this.#log,
+      channel,
+      this.#replica,
+      this.#local,
+      this.#numbers,
+      () => this.#ledger.activity,
+      { rescanRate: settings.rescanRate },
+      {
+        state: (event) => this.#move(event),
+        rescanned: (progress) => {
+          this.#lastRescan = progress;
+          this.#own = { ...this.#own, rescanAll: false };
+          this.#log.info(progress, 'the rescan is complete: the mirror is in step');
+        },
+      },
+    );
+    return { session, first, scope };
+  }
+
+  /** Carries the decision out; from its last line on, operations enter the window of the new session. */
+  async #begin(channel: Channel, welcome: Welcome, decision: Decision): Promise<RescanProgress['scope'] | undefined> {
+    const replica = this.#replica;
+    if (decision.kind === 'catch-up') {
+      replica.resume(decision.after);
+      this.#move('resumed');
+      channel.send([encodeBegin({ kind: BeginKind.CATCH_UP, sequence: decision.after, sentMax: replica.sentMax })]);
+      this.#log.info({ after: decision.after }, 'connected: the stream goes on');
+      return undefined;
+    }
+    this.#move('scope-needed');
+    await this.#admission(channel);
+    // The marks live in memory: a clean flag on disk must not vouch for an image that is about to be in the middle of
+    // a rescan.
+    await this.#ledger.start();
+    let after = decision.resumeAfter;
+    // While this primary waited its window may have overrun.
+    if (after !== undefined && (!replica.keeping || after < replica.window.baseSequence)) after = undefined;
+    if (decision.markAll) replica.marks.markAll();
+    if (after === undefined) {
+      replica.giveUpOrder();
+      after = replica.startKeeping();
+    } else {
+      replica.resume(after);
+    }
+    const seeding = !welcome.seeded;
+    const scope = replica.marks.count === replica.marks.regionCount ? 'everything' : 'marked';
+    this.#move(seeding ? 'seeding-admitted' : 'rescan-admitted');
+    channel.send([
+      encodeBegin({ kind: seeding ? BeginKind.SEEDING : BeginKind.RESCAN, sequence: after, sentMax: replica.sentMax }),
+    ]);
+    this.#log.info(
+      { scope, marked: replica.marks.markedSize },
+      seeding ? 'connected: seeding' : 'connected: a rescan begins',
+    );
+    return scope;
+  }
+
+  /** Waits for the mirror to let the rescan begin. */
+  async #admission(channel: Channel): Promise<void> {
+    channel.send([encodeFrame(FrameType.RESCAN_REQUEST)]);
+    for (;;) {
+      const frame = await channel.take(QUEUE_TIMEOUT_MS);
+      if (frame.type === FrameType.REFUSED) throw decodeRefused(frame);
+      if (frame.type !== FrameType.RESCAN_PLACE)
+        throw new Failure('frame-invalid', 'the mirror does not name a place in the queue');
+      if (frame.length === 0) return;
+      this.#log.info({ place: frame.length }, 'the mirror is busy with other rescans: waiting');
+    }
+  }
+
+  /** Watches the age of the session's keys; when they are due, makes a new connection and ends the session cleanly. */
+  #watchKeys(session: PrimarySession): { stop(): void; stream: ByteStream | undefined } {
+    const startMs = this.#world.clock.nowMs();
+    let stopped = false;
+    let timer: Timer | undefined;
+    const watch = {
+      stream: undefined as ByteStream | undefined,
+      stop: () => {
+        stopped = true;
+        timer?.cancel();
+      },
+    };
+    const renew = async (): Promise<void> => {
+      const stream = await this.#world.network.connectLink(
+        this.#settings.address,
+        this.#settings.tls,
+        CONNECT_TIMEOUT_MS,
+      );
+      if (stopped || session.channel.ended) {
+        stream.destroy();
+        return;
+      }
+      this.#log.info({ sent: session.channel.bytesSent }, 'renewing the keys of the link');
+      watch.stream = stream;
+      session.channel.close();
+    };
+    const look = (): void => {
+      if (stopped) return;
+      const age = this.#world.clock.nowMs() - startMs;
+      const due = session.channel.bytesSent >= this.#settings.rekeySize || age >= this.#settings.rekeyIntervalMs;
+      if (due && !session.comparing) {
+        renew().catch((error: unknown) => {
+          if (!isFailure(error)) throw error;
+          this.#log.warn({ code: error.code }, `the keys could not be renewed: ${error.message}`);
+          timer = this.#world.clock.after(REKEY_CHECK_INTERVAL_MS, look);
+        });
+        return;
+      }
+      timer = this.#world.clock.after(REKEY_CHECK_INTERVAL_MS, look);
+    };
+    timer = this.#world.clock.after(REKEY_CHECK_INTERVAL_MS, look);
+    return watch;
+  }
+
+  /** A session or an attempt failed: says so, and how long to wait. */
+  #failed(failure: Failure): number {
+    if (this.#stopping) return 0;
+    const known = this.#problem?.code === failure.code && this.#problem.message === failure.message;
+    this.#problem = failure;
+    const needsHuman = failure.retry !== 'backoff';
+    this.#move(needsHuman ? 'refused' : 'lost');
+    const waitMs = needsHuman ? this.#retry.refusedMs : this.#backoff.next();
+    const fields = { code: failure.code, retryMs: Math.round(waitMs), hint: failure.hint };
+    // The same thing again and again is said once.
+    if (known) this.#log.debug(fields, failure.message);
+    else this.#log.warn(fields, `${needsHuman ? 'refused' : 'not connected'}: ${failure.message}`);
+    return waitMs;
+  }
+
+  #overran(): void {
+    this.#log.warn(
+      { marked: this.#replica.marks.markedSize },
+      'the mirror is too slow or away: the window overran, a rescan will follow',
+    );
+    this.#move('overran');
+    this.#session?.channel.close();
+  }
+
+  #move(event: SessionEvent): void {
+    const next = transition(this.#state, event);
+    if (next === this.#state) return;
+    this.#log.debug({ from: this.#state, to: next }, 'state');
+    this.#state = next;
+    this.#stateMs = this.#world.clock.nowMs();
+  }
+
+  async #pause(waitMs: number): Promise<void> {
+    this.#nextAttemptMs = this.#world.clock.nowMs() + waitMs;
+    await new Promise<void>((resolve) => {
+      const timer = this.#world.clock.after(waitMs, resolve);
+      this.#wake = () => {
+        timer.cancel();
+        resolve();
+      };
+    });
+    this.#wake = undefined;
+    this.#nextAttemptMs = undefined;
+  }
+}

@@ -1,0 +1,152 @@
+/**
+ * The primary as a whole: state, ledger, replicating layer, one link per mirror.
+ *
+ * Starts: a clean stop that nobody wrote behind hands its run on; anything else takes a new run, durable before the
+ * first mutation, and compares everything. Stops: drains, syncs, and only then says that the stop was clean.
+ */
+import { ID_SIZE } from '../base/bytes.ts';
+import { isFailure } from '../base/failure.ts';
+import type { Log } from '../base/log.ts';
+import type { DiskIdentity } from '../io/disk.ts';
+import type { World } from '../io/world.ts';
+import { sameIdentity } from '../store/identity.ts';
+import { PRIMARY_STATE, type PrimaryState, primaryStatePath } from '../store/primary-state.ts';
+import { createStateFile, openStateFile, type StateFile } from '../store/state-file.ts';
+import { RangeLock } from '../volume/range-lock.ts';
+import { CheckpointNumbers } from './checkpoints.ts';
+import { Ledger } from './ledger.ts';
+import type { LocalDisk } from './local-disk.ts';
+import { MirrorLink } from './mirror-link.ts';
+import type { Primary, PrimaryOptions } from './primary.ts';
+import { Replica } from './replica.ts';
+import { ReplicatingVolume } from './replicating-volume.ts';
+
+/** Opens the primary and starts to connect. Failures: `directory-busy`, `state-corrupt`, `state-unwritable`. */
+export async function openPrimary(world: World, log: Log, options: PrimaryOptions): Promise<Primary> {
+  await world.files.makeDirectory(options.stateDirectory);
+  const lock = await world.files.lockDirectory(options.stateDirectory);
+  try {
+    const { file, resumed } = await openState(world, log, options);
+    return start(world, log, options, file, resumed, () => lock.release());
+  } catch (error) {
+    await lock.release();
+    throw error;
+  }
+}
+
+/** The state of this start, and whether the last stop's run goes on. */
+async function openState(
+  world: World,
+  log: Log,
+  options: PrimaryOptions,
+): Promise<{ file: StateFile<PrimaryState>; resumed: boolean }> {
+  const path = primaryStatePath(options.stateDirectory);
+  const identity = await options.disk.identity();
+  const file = await openStateFile(world.files, PRIMARY_STATE, path);
+  if (file === undefined) {
+    const state = newRun(world, identity, world.random.bytes(ID_SIZE), world.random.bytes(ID_SIZE), 0);
+    return { file: await createStateFile(world.files, PRIMARY_STATE, path, state), resumed: false };
+  }
+  const before = file.state;
+  // A block device has no modification time: a clean stop cannot vouch for it beyond this machine's own care.
+  if (before.clean && sameIdentity(before.identity, identity)) return { file, resumed: true };
+  if (before.clean)
+    log.warn(
+      { disk: options.disk.path },
+      'the disk was changed while it was not being served: everything will be compared',
+    );
+  else log.info({ disk: options.disk.path }, 'the last stop was not clean: everything will be compared');
+  await file.write(newRun(world, identity, before.volumeId, before.generation, before.checkpoint));
+  return { file, resumed: false };
+}
+
+function newRun(
+  world: World,
+  identity: DiskIdentity,
+  volumeId: Buffer,
+  generation: Buffer,
+  checkpoint: number,
+): PrimaryState {
+  return { volumeId, generation, run: world.random.bytes(ID_SIZE), sequence: 0, checkpoint, clean: false, identity };
+}
+
+function start(
+  world: World,
+  log: Log,
+  options: PrimaryOptions,
+  file: StateFile<PrimaryState>,
+  resumed: boolean,
+  release: () => Promise<void>,
+): Primary {
+  const state = file.state;
+  const { disk } = options;
+  const numbers = new CheckpointNumbers(state.checkpoint);
+  const replica = new Replica(world.clock, disk.size, options.windowSize, state.sequence, state.checkpoint, resumed);
+  const ledger = new Ledger([replica], state.sequence, !state.clean, () => file.write({ ...file.state, clean: false }));
+  const local: LocalDisk = { volume: options.volume, disk, lock: new RangeLock() };
+  const volume = new ReplicatingVolume(local, ledger);
+  const link = new MirrorLink(
+    world,
+    log,
+    {
+      address: options.mirror,
+      tls: options.tls,
+      exportName: options.exportName,
+      volumeId: state.volumeId,
+      windowSize: options.windowSize,
+      rescanRate: options.rescanRate,
+      rekeySize: options.rekeySize,
+      rekeyIntervalMs: options.rekeyIntervalMs,
+      timing: options.timing,
+      retry: options.retry,
+    },
+    { generation: state.generation, run: state.run, size: disk.size, rescanAll: options.rescanAll },
+    replica,
+    local,
+    numbers,
+    ledger,
+  );
+  link.start();
+
+  return {
+    volume,
+    status: () => ({
+      role: 'primary',
+      volumeId: state.volumeId.toString('hex'),
+      generation: state.generation.toString('hex'),
+      run: state.run.toString('hex'),
+      size: disk.size,
+      sequence: ledger.sequence,
+      operations: { ...ledger.counts },
+      bytesWritten: ledger.bytesWritten,
+      mirrors: [link.status()],
+    }),
+    verify: (onProgress) => link.verify(onProgress),
+    async close(drainMs) {
+      await volume.idle();
+      await link.stop(drainMs);
+      const vouched = await sync();
+      const identity = await disk.identity();
+      await options.volume.close();
+      // Without marks the window alone tells what the mirror lacks; it dies with us, but then its position does not
+      // match and everything is compared. With marks, or after a failed sync, nothing can be vouched for.
+      if (vouched && replica.keeping && replica.marks.count === 0) {
+        await file.write({ ...file.state, clean: true, sequence: ledger.sequence, checkpoint: numbers.last, identity });
+      }
+      await file.close();
+      await release();
+    },
+  };
+
+  /** False when the disk cannot vouch for what it holds. */
+  async function sync(): Promise<boolean> {
+    try {
+      await options.volume.flush();
+      return true;
+    } catch (error) {
+      if (!isFailure(error)) throw error;
+      log.error({ code: error.code }, `the disk could not be synced at the end: ${error.message}`);
+      return false;
+    }
+  }
+}

@@ -1,0 +1,61 @@
+/** Digests asked of the mirror and not yet answered: replies may come in any order. */
+import { Failure } from '../base/failure.ts';
+import type { ScanResult } from '../io/scan-pool.ts';
+import type { Channel } from '../link/channel.ts';
+import type { Frame } from '../link/frame.ts';
+import { type DigestUnit, decodeDigestReply, digestUnitOf, encodeDigestRequest } from '../link/messages.ts';
+
+interface Asked {
+  resolve(result: ScanResult): void;
+  reject(reason: Failure): void;
+}
+
+/** Fewer than the mirror accepts. */
+const OPEN_MAX = 64;
+
+export class Questions {
+  readonly #channel: Channel;
+  readonly #size: number;
+  readonly #asked = new Map<string, Asked>();
+  readonly #waiting: (() => void)[] = [];
+  #ended: Failure | undefined;
+
+  /** `size` of the disk, in bytes. */
+  constructor(channel: Channel, size: number) {
+    this.#channel = channel;
+    this.#size = size;
+  }
+
+  /** The mirror's digests of a range. Rejects with `connection-lost` when the session ends. */
+  async ask(offset: number, length: number, unit: DigestUnit): Promise<ScanResult> {
+    while (this.#asked.size >= OPEN_MAX && this.#ended === undefined) {
+      await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    }
+    if (this.#ended !== undefined) throw this.#ended;
+    return new Promise<ScanResult>((resolve, reject) => {
+      this.#asked.set(keyOf(unit, offset, length), { resolve, reject });
+      this.#channel.send([encodeDigestRequest(offset, length, unit)]);
+    });
+  }
+
+  /** A DIGEST_REPLY. Failure: `frame-invalid`. */
+  answered(frame: Frame): void {
+    const key = keyOf(digestUnitOf(frame, this.#size), frame.offset, frame.length);
+    const asked = this.#asked.get(key);
+    if (asked === undefined) throw new Failure('frame-invalid', 'an answer to a question that was not asked');
+    this.#asked.delete(key);
+    asked.resolve(decodeDigestReply(frame, this.#size));
+    this.#waiting.shift()?.();
+  }
+
+  end(): void {
+    this.#ended = new Failure('connection-lost', 'the session ended');
+    for (const asked of this.#asked.values()) asked.reject(this.#ended);
+    this.#asked.clear();
+    for (const wake of this.#waiting.splice(0)) wake();
+  }
+}
+
+function keyOf(unit: number, offset: number, length: number): string {
+  return `${unit}:${offset}:${length}`;
+}

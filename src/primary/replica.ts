@@ -1,0 +1,202 @@
+/**
+ * What a primary keeps for one mirror, across sessions: the window and the marks.
+ *
+ * Two modes:
+ * - *keeping*: operations enter the window; together with the marks it covers every difference to the mirror.
+ * - *marking*: order has been given up (the window overran, or nothing is known of the mirror): operations only mark
+ *   their regions, and a rescan will follow.
+ *
+ * While a pass of a rescan runs, operations enter the window too, but
+ * - one that lies wholly in regions that the pass has still to compare is left to the pass: it stays marked;
+ * - one for which the window has no room is left to the next pass: its regions are marked again.
+ *
+ * Invariant (G4): at any instant each byte that may differ from the mirror's image is under an operation in the window,
+ * in a marked region, or in one that the pass still compares.
+ */
+import { assert } from '../base/assert.ts';
+import type { Bitmap } from '../base/bitmap.ts';
+import type { Clock } from '../io/clock.ts';
+import { FRAME_BARRIER, type FrameType } from '../link/frame.ts';
+import { Marks } from '../store/marks.ts';
+import { Window } from './window.ts';
+
+export type OperationType = typeof FrameType.WRITE | typeof FrameType.ZERO;
+
+export interface ReplicaEvents {
+  /** Something waits to be sent. */
+  appended(): void;
+  /** The window overran: order has been given up. */
+  overran(): void;
+}
+
+interface RunningPass {
+  readonly snapshot: Bitmap;
+  /** Everything below has been, or is being, compared. */
+  cursor: number;
+}
+
+export class Replica {
+  readonly marks: Marks;
+  readonly window: Window;
+  readonly #clock: Clock;
+  #events: ReplicaEvents = { appended: () => undefined, overran: () => undefined };
+  #keeping: boolean;
+  #pass: RunningPass | undefined;
+  #sequence: number;
+  #sentMax = 0;
+  #passOverruns = 0;
+
+  /** `inStep`: a clean stop vouched that the mirror had everything up to `sequence`. */
+  constructor(clock: Clock, size: number, windowSize: number, sequence: number, checkpoint: number, inStep: boolean) {
+    this.#clock = clock;
+    this.marks = new Marks(size);
+    this.marks.startAt(sequence, checkpoint);
+    this.window = new Window(windowSize, sequence);
+    this.#sequence = sequence;
+    this.#keeping = inStep;
+    if (!inStep) this.marks.markAll();
+  }
+
+  get keeping(): boolean {
+    return this.#keeping;
+  }
+
+  /** Sequence of the last operation, streamed or not. */
+  get sequence(): number {
+    return this.#sequence;
+  }
+
+  /** The highest sequence ever handed to a stream in this run. */
+  get sentMax(): number {
+    return this.#sentMax;
+  }
+
+  /** Operations that found no room in the window while the present pass ran: another one must follow. */
+  get passOverruns(): number {
+    return this.#passOverruns;
+  }
+
+  listen(events: ReplicaEvents): void {
+    this.#events = events;
+  }
+
+  /** An operation has taken effect on the local disk. Its range is locked until this returns. */
+  append(
+    type: OperationType,
+    sequence: number,
+    offset: number,
+    length: number,
+    data: Uint8Array | undefined,
+    barrier: boolean,
+  ): void {
+    assert(sequence === this.#sequence + 1, 'sequences have no gaps');
+    this.#sequence = sequence;
+    if (!this.#keeping) {
+      this.marks.mark(offset, length);
+      return;
+    }
+    if (this.#leftToPass(offset, length)) {
+      if (barrier) this.barrier();
+      return;
+    }
+    if (!this.window.hasRoomFor(data?.length ?? 0)) {
+      this.#overrun(offset, length);
+      return;
+    }
+    const flags = barrier ? FRAME_BARRIER : 0;
+    this.window.push(type, flags, sequence, offset, length, data, false, this.#clock.nowMs());
+    this.#events.appended();
+  }
+
+  /** A FLUSH: everything up to here ends an epoch. */
+  barrier(): void {
+    if (!this.#keeping) return;
+    this.window.pushBarrier(this.#sequence, this.#clock.nowMs());
+    this.#events.appended();
+  }
+
+  /** A range may differ in a way that no operation tells: it is compared. */
+  uncertain(offset: number, length: number): void {
+    this.#overrun(offset, length);
+  }
+
+  /** Something that belongs to this session only, at this place of the stream. */
+  remark(
+    type: (typeof FrameType)['WRITE' | 'ZERO' | 'PASS' | 'CHECKPOINT' | 'CHECK'],
+    flags: number,
+    offset: number,
+    length: number,
+    data?: Uint8Array,
+  ): void {
+    this.window.push(type, flags, this.#sequence, offset, length, data, true, this.#clock.nowMs());
+    this.#events.appended();
+  }
+
+  sent(sequence: number): void {
+    if (sequence > this.#sentMax) this.#sentMax = sequence;
+  }
+
+  /** The mirror has recorded up to `sequence`. */
+  recorded(sequence: number): void {
+    this.window.forget(sequence);
+    this.marks.forgotten(sequence);
+  }
+
+  /** A session will resume in order after `sequence`. */
+  resume(sequence: number): void {
+    assert(this.#keeping, 'only a kept window can be resumed');
+    this.window.rewind(sequence);
+  }
+
+  /** A session will rescan from here: the window begins empty now. Returns the sequence that the stream follows. */
+  startKeeping(): number {
+    this.window.clear(this.#sequence, () => undefined);
+    this.#keeping = true;
+    return this.#sequence;
+  }
+
+  /** Gives up order: everything in the window becomes marks. */
+  giveUpOrder(): void {
+    this.window.clear(this.#sequence, (entry) => this.marks.mark(entry.offset, entry.length));
+    this.#keeping = false;
+    this.#pass = undefined;
+  }
+
+  beginPass(): Bitmap {
+    const snapshot = this.marks.beginPass();
+    this.#pass = { snapshot, cursor: 0 };
+    this.#passOverruns = 0;
+    return snapshot;
+  }
+
+  /** The pass compares everything below `end` now or has done so: operations there are streamed from now on. */
+  passReached(end: number): void {
+    if (this.#pass !== undefined) this.#pass.cursor = end;
+  }
+
+  endPass(): void {
+    this.#pass = undefined;
+    this.marks.endPass();
+  }
+
+  #leftToPass(offset: number, length: number): boolean {
+    const pass = this.#pass;
+    if (pass === undefined || offset < pass.cursor) return false;
+    const regionSize = this.marks.regionSize;
+    const last = Math.floor((offset + length - 1) / regionSize);
+    for (let index = Math.floor(offset / regionSize); index <= last; index += 1) {
+      if (!pass.snapshot.get(index)) return false;
+    }
+    return true;
+  }
+
+  #overrun(offset: number, length: number): void {
+    this.marks.mark(offset, length);
+    if (this.#pass !== undefined) {
+      this.#passOverruns += 1;
+      return;
+    }
+    this.giveUpOrder();
+    this.#events.overran();
+  }
+}

@@ -1,0 +1,204 @@
+/**
+ * The replicating layer: a volume whose every mutation also enters the stream to the mirrors.
+ *
+ * A mutation holds its range from before it touches the local disk until it has its sequence and stands in the stream,
+ * so overlapping mutations reach the mirror in the order in which they took effect here. One that the disk finishes at
+ * once never enters the lock: nothing can come in between.
+ *
+ * A mutation that fails locally is answered with its error and not forwarded; what its range really holds now is read
+ * back under the lock and forwarded as an operation of its own.
+ *
+ * Mode `async`: a client is answered as soon as the local disk has done it; the mirror never delays anyone.
+ */
+import { isFailure } from '../base/failure.ts';
+import { InFlight } from '../base/in-flight.ts';
+import { MIB } from '../base/units.ts';
+import {
+  type Extent,
+  UNREPLICATED_CONTEXT,
+  type Volume,
+  type WriteOptions,
+  type ZeroOptions,
+} from '../volume/volume.ts';
+import type { Ledger } from './ledger.ts';
+import type { LocalDisk } from './local-disk.ts';
+import { runsOfZeroes } from './runs-of-zeroes.ts';
+
+const WITHOUT_FUA: WriteOptions = { fua: false };
+/** What a failed mutation left behind is read back in pieces of this size. */
+const READ_BACK_SIZE = MIB;
+/** After a failure on more than this (zeroing half a disk, say) a rescan of the range is the better repair. */
+const READ_BACK_SIZE_MAX = 64 * MIB;
+
+export class ReplicatingVolume implements Volume {
+  readonly #local: LocalDisk;
+  readonly #ledger: Ledger;
+  readonly contexts: readonly string[];
+  /** Mutations from their call to their answer, repairs included. */
+  readonly #inFlight = new InFlight();
+
+  constructor(local: LocalDisk, ledger: Ledger) {
+    this.#local = local;
+    this.#ledger = ledger;
+    this.contexts = [...local.volume.contexts, UNREPLICATED_CONTEXT];
+  }
+
+  get size(): number {
+    return this.#local.volume.size;
+  }
+
+  get readOnly(): boolean {
+    return this.#local.volume.readOnly;
+  }
+
+  read(target: Buffer, offset: number): void | Promise<void> {
+    return this.#local.volume.read(target, offset);
+  }
+
+  write(offset: number, data: Uint8Array, options: WriteOptions): void | Promise<void> {
+    const fua = options.fua;
+    if (!this.#ledger.started || !this.#local.lock.isFree(offset, data.length)) {
+      return this.#inFlight.during(
+        this.#inTurn(
+          offset,
+          data.length,
+          () => this.#local.volume.write(offset, data, WITHOUT_FUA),
+          () => this.#ledger.wrote(offset, data, fua),
+          fua,
+        ),
+      );
+    }
+    let pending: void | Promise<void>;
+    try {
+      pending = this.#local.volume.write(offset, data, WITHOUT_FUA);
+    } catch (error) {
+      return this.#inFlight.during(this.#inTurn(offset, data.length, () => rethrow(error), noEffect, false));
+    }
+    if (pending === undefined) {
+      this.#ledger.wrote(offset, data, fua);
+      return fua ? this.#inFlight.during(this.#local.volume.flush()) : undefined;
+    }
+    const running = pending;
+    return this.#inFlight.during(
+      this.#inTurn(
+        offset,
+        data.length,
+        () => running,
+        () => this.#ledger.wrote(offset, data, fua),
+        fua,
+      ),
+    );
+  }
+
+  zero(offset: number, length: number, options: ZeroOptions): Promise<void> {
+    return this.#inFlight.during(
+      this.#inTurn(
+        offset,
+        length,
+        () => this.#local.volume.zero(offset, length, { ...options, fua: false }),
+        () => this.#ledger.zeroed(offset, length, options.fua, 'zeroes'),
+        options.fua,
+      ),
+    );
+  }
+
+  trim(offset: number, length: number, options: WriteOptions): Promise<boolean> {
+    let punched = false;
+    const done = this.#inTurn(
+      offset,
+      length,
+      async () => {
+        punched = await this.#local.volume.trim(offset, length, WITHOUT_FUA);
+      },
+      () => {
+        if (punched) this.#ledger.zeroed(offset, length, options.fua, 'trims');
+      },
+      options.fua,
+    );
+    return this.#inFlight.during(done.then(() => punched));
+  }
+
+  flush(): Promise<void> {
+    this.#ledger.flushed();
+    return this.#inFlight.during(this.#local.volume.flush());
+  }
+
+  cache(offset: number, length: number): void {
+    this.#local.volume.cache(offset, length);
+  }
+
+  extents(context: string, offset: number, length: number, countMax: number): Extent[] | Promise<Extent[]> {
+    if (context === UNREPLICATED_CONTEXT) return this.#ledger.unreplicated(offset, length, countMax);
+    return this.#local.volume.extents(context, offset, length, countMax);
+  }
+
+  /** Resolves when no mutation is under way. */
+  idle(): Promise<void> {
+    return this.#inFlight.idle();
+  }
+
+  /** The primary closes what lies underneath, after the mirrors have been told. */
+  close(): Promise<void> {
+    return this.idle();
+  }
+
+  /**
+   * Waits for the range, mutates, and enters the outcome into the stream before the range is free again. With `fua`
+   * the range is free during the sync: others need not wait for the platter.
+   */
+  async #inTurn(
+    offset: number,
+    length: number,
+    mutate: () => void | Promise<void>,
+    enter: () => void,
+    fua: boolean,
+  ): Promise<void> {
+    const hold = this.#local.lock.acquire(offset, length);
+    try {
+      if (hold.ready !== undefined) await hold.ready;
+      if (!this.#ledger.started) await this.#ledger.start();
+      try {
+        await mutate();
+      } catch (error) {
+        // Refused before anything was touched: nothing to repair.
+        if (!isFailure(error, 'not-supported') && !isFailure(error, 'not-permitted'))
+          await this.#readBack(offset, length);
+        throw error;
+      }
+      enter();
+    } finally {
+      this.#local.lock.release(hold);
+    }
+    if (fua) await this.#local.volume.flush();
+  }
+
+  /** A mutation failed somewhere in the range, which is locked: forwards what the disk holds there now. */
+  async #readBack(offset: number, length: number): Promise<void> {
+    if (length > READ_BACK_SIZE_MAX) {
+      this.#ledger.uncertain(offset, length);
+      return;
+    }
+    for (let at = offset; at < offset + length; at += READ_BACK_SIZE) {
+      const data = Buffer.allocUnsafeSlow(Math.min(READ_BACK_SIZE, offset + length - at));
+      try {
+        await this.#local.volume.read(data, at);
+      } catch (error) {
+        if (!isFailure(error)) throw error;
+        this.#ledger.unreadable(at, data.length);
+        continue;
+      }
+      for (const run of runsOfZeroes(data, at)) {
+        if (run.zero) this.#ledger.zeroed(at + run.from, run.to - run.from, false, 'zeroes');
+        else this.#ledger.wrote(at + run.from, data.subarray(run.from, run.to), false);
+      }
+    }
+  }
+}
+
+function rethrow(error: unknown): never {
+  throw error;
+}
+
+function noEffect(): void {
+  // The mutation failed: #inTurn never gets here.
+}

@@ -1,0 +1,163 @@
+/**
+ * A rescan: passes over what is marked, until nothing is.
+ *
+ * Each pass compares a snapshot of the marks and puts what differs into the stream. Its marks are cleared at
+ * checkpoints, when the mirror holds the outcome durably. Operations that find no room in the window meanwhile mark
+ * their regions again, and another pass follows; when none did, the last checkpoint says that the image is consistent.
+ */
+import { isFailure } from '../base/failure.ts';
+import type { Log } from '../base/log.ts';
+import { alignDown, KIB } from '../base/units.ts';
+import type { Random } from '../io/random.ts';
+import { FRAME_REPAIR, FrameType } from '../link/frame.ts';
+import type { Range } from '../rescan/source.ts';
+import { PASS_KEY_SIZE } from '../rescan/target.ts';
+import type { Checkpoints } from './checkpoints.ts';
+import { Comparison, type ComparisonMeans } from './comparison.ts';
+import { readLocked } from './local-disk.ts';
+import type { Replica } from './replica.ts';
+import { runsOfZeroes } from './runs-of-zeroes.ts';
+import type { RescanProgress } from './status.ts';
+
+/** A differing range is read and sent in pieces of this size: how long a client's write may have to wait for its range. */
+const PIECE_SIZE = 256 * KIB;
+const CHECKPOINT_INTERVAL_MS = 5_000;
+
+export class Rescan {
+  readonly #means: ComparisonMeans;
+  readonly #random: Random;
+  readonly #log: Log;
+  readonly #replica: Replica;
+  readonly #checkpoints: Checkpoints;
+  readonly #scope: RescanProgress['scope'];
+  #comparison: Comparison | undefined;
+  #pass = 0;
+  #shippedSize = 0;
+  #zeroedSize = 0;
+  /** Compared, and what differed stands in the stream: cleared at the next checkpoint. */
+  #toClear: Range[] = [];
+  #checkpointMs: number;
+  #clearing: Promise<void> = Promise.resolve();
+
+  constructor(
+    means: ComparisonMeans,
+    random: Random,
+    log: Log,
+    replica: Replica,
+    checkpoints: Checkpoints,
+    scope: RescanProgress['scope'],
+  ) {
+    this.#means = means;
+    this.#random = random;
+    this.#log = log;
+    this.#replica = replica;
+    this.#checkpoints = checkpoints;
+    this.#scope = scope;
+    this.#checkpointMs = means.clock.nowMs();
+  }
+
+  /** Runs to the end: the image is then consistent. Rejects when the session ends first; marks not cleared stay. */
+  async run(): Promise<void> {
+    const { marks } = this.#replica;
+    try {
+      for (;;) {
+        await this.#runPass();
+        // From here to the placing nothing may come in between: an operation left out would not be seen.
+        const complete = this.#replica.passOverruns === 0;
+        if (complete) this.#replica.endPass();
+        this.#clearAt(this.#checkpoints.place(complete));
+        await this.#clearing;
+        marks.endPass();
+        if (complete) return;
+        this.#log.info({ marked: marks.markedSize }, 'writes outran the link during the pass: another pass follows');
+      }
+    } finally {
+      this.#replica.endPass();
+      marks.endPass();
+    }
+  }
+
+  progress(): RescanProgress | undefined {
+    const progress = this.#comparison?.progress();
+    if (progress === undefined) return undefined;
+    return { ...progress, shippedSize: this.#shippedSize, zeroedSize: this.#zeroedSize };
+  }
+
+  async #runPass(): Promise<void> {
+    this.#pass += 1;
+    const key = this.#random.bytes(PASS_KEY_SIZE);
+    const scopeSize = this.#replica.marks.markedSize;
+    const snapshot = this.#replica.beginPass();
+    this.#replica.remark(FrameType.PASS, 0, 0, 0, key);
+    this.#comparison = new Comparison(this.#means, {
+      scope: this.#scope,
+      scopeSize,
+      key,
+      pass: this.#pass,
+      next: (offset, lengthMax) => this.#replica.marks.nextOf(snapshot, offset, lengthMax),
+      reached: (end) => this.#replica.passReached(end),
+      differing: (range) => this.#repair(range),
+      unreadable: (range) => this.#unreadable(range),
+      compared: (range) => this.#compared(range),
+    });
+    await this.#comparison.run();
+  }
+
+  /** Reads the range again, piece by piece, while nothing can change it, and puts it into the stream. */
+  async #repair(range: Range): Promise<void> {
+    const end = range.offset + range.length;
+    for (let at = range.offset; at < end; ) {
+      const length = Math.min(end, alignDown(at, PIECE_SIZE) + PIECE_SIZE) - at;
+      await this.#means.pacing.room(length, () => this.#means.ended());
+      if (this.#means.ended()) return;
+      try {
+        await readLocked(this.#means.local, at, length, (data) => this.#ship(at, data));
+      } catch (error) {
+        if (!isFailure(error, 'io-error')) throw error;
+        this.#unreadable({ offset: at, length });
+      }
+      at += length;
+    }
+  }
+
+  #ship(offset: number, data: Buffer): void {
+    for (const run of runsOfZeroes(data, offset)) {
+      const length = run.to - run.from;
+      if (run.zero) {
+        this.#replica.remark(FrameType.ZERO, FRAME_REPAIR, offset + run.from, length);
+        this.#zeroedSize += length;
+      } else {
+        this.#replica.remark(FrameType.WRITE, FRAME_REPAIR, offset + run.from, length, data.subarray(run.from, run.to));
+        this.#shippedSize += length;
+      }
+    }
+  }
+
+  #unreadable(range: Range): void {
+    this.#log.error(
+      { offset: range.offset, length: range.length },
+      'the local disk cannot read a range that may differ from the mirror',
+    );
+    this.#replica.marks.markUnreadable(range.offset, range.length);
+  }
+
+  #compared(range: Range): void {
+    this.#toClear.push(range);
+    if (this.#means.clock.nowMs() - this.#checkpointMs < CHECKPOINT_INTERVAL_MS) return;
+    this.#checkpointMs = this.#means.clock.nowMs();
+    this.#clearAt(this.#checkpoints.place(false));
+  }
+
+  /** Once the checkpoint is durable on the mirror, what was compared before it is no longer marked. */
+  #clearAt(checkpoint: Promise<{ sequence: number; number: number }>): void {
+    const ranges = this.#toClear;
+    this.#toClear = [];
+    const { marks } = this.#replica;
+    const cleared = checkpoint.then(({ sequence, number }) => {
+      for (const range of ranges) marks.clearThrough(range.offset, range.offset + range.length, sequence, number);
+    });
+    this.#clearing = Promise.all([this.#clearing, cleared]).then(() => undefined);
+    // Awaited at the end of the pass; a session that ends before must not leave it unhandled.
+    this.#clearing.catch(() => undefined);
+  }
+}

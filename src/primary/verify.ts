@@ -1,0 +1,125 @@
+/**
+ * Verify: compares everything while clients write, and reports what differs; repairs nothing.
+ *
+ * A difference of digests may only mean that the two sides were read at different moments. So each suspect block is
+ * digested again under the range lock, and the digest enters the stream as a CHECK: the mirror compares at that very
+ * position, and its answer is exact.
+ */
+import { Failure } from '../base/failure.ts';
+import { digestOf } from '../io/digest.ts';
+import type { Random } from '../io/random.ts';
+import { type Frame, FrameType } from '../link/frame.ts';
+import type { Range } from '../rescan/source.ts';
+import { PASS_KEY_SIZE } from '../rescan/target.ts';
+import { Comparison, type ComparisonMeans } from './comparison.ts';
+import { readLocked } from './local-disk.ts';
+import type { Replica } from './replica.ts';
+import { DIFFERING_RANGES_MAX, type RescanProgress, type VerifyReport } from './status.ts';
+
+const BLOCK_SIZE = 4096;
+/** Checks on their way at a time. */
+const OPEN_CHECKS_MAX = 256;
+const PROGRESS_INTERVAL_MS = 200;
+
+interface OpenCheck {
+  readonly offset: number;
+  readonly length: number;
+  settle(same: boolean): void;
+  fail(reason: Failure): void;
+}
+
+export class Verify {
+  readonly #means: ComparisonMeans;
+  readonly #random: Random;
+  readonly #replica: Replica;
+  #open: OpenCheck[] = [];
+  readonly #ranges: { offset: number; length: number }[] = [];
+  #differingSize = 0;
+  #truncated = false;
+
+  constructor(means: ComparisonMeans, random: Random, replica: Replica) {
+    this.#means = means;
+    this.#random = random;
+    this.#replica = replica;
+  }
+
+  async run(onProgress: (progress: RescanProgress) => void): Promise<VerifyReport> {
+    const size = this.#means.local.disk.size;
+    const key = this.#random.bytes(PASS_KEY_SIZE);
+    const startMs = this.#means.clock.nowMs();
+    let shownMs = startMs;
+    this.#replica.remark(FrameType.PASS, 0, 0, 0, key);
+    const comparison: Comparison = new Comparison(this.#means, {
+      scope: 'everything',
+      scopeSize: size,
+      key,
+      pass: 1,
+      next: (offset, lengthMax) =>
+        offset >= size ? undefined : { offset, length: Math.min(lengthMax, size - offset) },
+      reached: () => undefined,
+      differing: (range) => this.#check(range, key),
+      unreadable: (range) => this.#differs(range.offset, range.length),
+      compared: () => {
+        const nowMs = this.#means.clock.nowMs();
+        if (nowMs - shownMs < PROGRESS_INTERVAL_MS) return;
+        shownMs = nowMs;
+        onProgress(comparison.progress());
+      },
+    });
+    await comparison.run();
+    onProgress(comparison.progress());
+    return {
+      comparedSize: comparison.comparedSize,
+      differingSize: this.#differingSize,
+      ranges: this.#ranges,
+      truncated: this.#truncated,
+      elapsedMs: this.#means.clock.nowMs() - startMs,
+    };
+  }
+
+  /** A CHECK_RESULT: in the order of the checks. Failure: `frame-invalid`. */
+  result(frame: Frame): void {
+    const check = this.#open.shift();
+    if (check === undefined || check.offset !== frame.offset || check.length !== frame.length) {
+      throw new Failure('frame-invalid', 'the result of a check that was not asked for');
+    }
+    check.settle(frame.flags === 1);
+  }
+
+  end(): void {
+    for (const check of this.#open.splice(0)) check.fail(new Failure('connection-lost', 'the session ended'));
+  }
+
+  async #check(range: Range, key: Uint8Array): Promise<void> {
+    let results: Promise<void>[] = [];
+    for (let at = range.offset; at < range.offset + range.length; at += BLOCK_SIZE) {
+      const length = Math.min(BLOCK_SIZE, range.offset + range.length - at);
+      await this.#means.pacing.room(BLOCK_SIZE, () => this.#means.ended());
+      if (this.#means.ended()) throw new Failure('connection-lost', 'the session ended');
+      let same: Promise<boolean> | undefined;
+      await readLocked(this.#means.local, at, length, (data) => {
+        this.#replica.remark(FrameType.CHECK, 0, at, length, digestOf(data, key, at));
+        same = new Promise((settle, fail) => this.#open.push({ offset: at, length, settle, fail }));
+      });
+      const result = same!.then((equal) => {
+        if (!equal) this.#differs(at, length);
+      });
+      // Awaited below with the others of its lot.
+      result.catch(() => undefined);
+      results.push(result);
+      if (results.length >= OPEN_CHECKS_MAX) {
+        await Promise.all(results);
+        results = [];
+      }
+    }
+    await Promise.all(results);
+  }
+
+  #differs(offset: number, length: number): void {
+    this.#differingSize += length;
+    const last = this.#ranges.at(-1);
+    if (last !== undefined && last.offset + last.length === offset) last.length += length;
+    else if (this.#ranges.length < DIFFERING_RANGES_MAX) this.#ranges.push({ offset, length });
+    else this.#truncated = true;
+  }
+}

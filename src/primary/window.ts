@@ -1,0 +1,197 @@
+/**
+ * The window: operations that a mirror has not recorded yet, in order, in memory.
+ *
+ * Entries are of two kinds. *Operations* (WRITE, ZERO, BARRIER) stay until the mirror has recorded them, across
+ * sessions: that is what makes resuming possible. *Remarks* (repairs, passes, checkpoints, checks) stand in the same
+ * order but belong to one session: they are dropped when it ends, and give their data back once sent.
+ *
+ * Invariants:
+ * - Sequences never go down from head to tail.
+ * - Every operation in (baseSequence, lastSequence] that was not left to a pass is here.
+ * - `usedSize` counts the data held plus ENTRY_OVERHEAD_SIZE for each entry.
+ *
+ * The buffers are the very ones that were written to the disk, never a later read of it.
+ */
+import { assert } from '../base/assert.ts';
+import { FrameType, type FrameTypeCode } from '../link/frame.ts';
+
+/** What an entry costs besides its data, in bytes: about what the objects take. */
+export const ENTRY_OVERHEAD_SIZE = 128;
+
+export interface WindowEntry {
+  readonly type: FrameTypeCode;
+  readonly flags: number;
+  readonly sequence: number;
+  readonly offset: number;
+  readonly length: number;
+  /** Payload; taken away from a remark once it has been sent. */
+  data: Uint8Array | undefined;
+  readonly remark: boolean;
+  /** When it entered, in ms of the clock's `nowMs`. */
+  readonly atMs: number;
+  /** Bytes of operations up to and including this one since the window began. */
+  readonly throughSize: number;
+}
+
+export class Window {
+  readonly limit: number;
+  #entries: WindowEntry[] = [];
+  /** Index of the oldest entry kept. */
+  #head = 0;
+  /** Index of the next entry to send. */
+  #unsent = 0;
+  /** Index of the first entry that the mirror has not applied. */
+  #unapplied = 0;
+  #usedSize = 0;
+  #throughSize = 0;
+  #appliedThroughSize = 0;
+  #baseSequence: number;
+  #lastBarrier = -1;
+
+  /** `limit` in bytes; the window begins empty after `baseSequence`. */
+  constructor(limit: number, baseSequence: number) {
+    this.limit = limit;
+    this.#baseSequence = baseSequence;
+  }
+
+  get usedSize(): number {
+    return this.#usedSize;
+  }
+
+  /** The last operation that is no longer here because the mirror has recorded it. */
+  get baseSequence(): number {
+    return this.#baseSequence;
+  }
+
+  get hasUnsent(): boolean {
+    return this.#unsent < this.#entries.length;
+  }
+
+  /** Bytes of operations that the mirror has not applied. */
+  get unappliedSize(): number {
+    return this.#throughSize - this.#appliedThroughSize;
+  }
+
+  /** When the oldest operation that the mirror has not applied entered; undefined when it has applied all. */
+  get oldestUnappliedMs(): number | undefined {
+    return this.#entries[this.#unapplied]?.atMs;
+  }
+
+  hasRoomFor(dataSize: number): boolean {
+    return this.#usedSize + dataSize + ENTRY_OVERHEAD_SIZE <= this.limit;
+  }
+
+  push(
+    type: FrameTypeCode,
+    flags: number,
+    sequence: number,
+    offset: number,
+    length: number,
+    data: Uint8Array | undefined,
+    remark: boolean,
+    atMs: number,
+  ): void {
+    assert(sequence >= (this.#entries.at(-1)?.sequence ?? this.#baseSequence), 'the window is in order');
+    if (!remark) this.#throughSize += length;
+    this.#entries.push({ type, flags, sequence, offset, length, data, remark, atMs, throughSize: this.#throughSize });
+    this.#usedSize += (data?.length ?? 0) + ENTRY_OVERHEAD_SIZE;
+  }
+
+  /** A barrier after `sequence`, unless that is already the last thing said. */
+  pushBarrier(sequence: number, atMs: number): void {
+    if (this.#lastBarrier === sequence) return;
+    this.#lastBarrier = sequence;
+    this.push(FrameType.BARRIER, 0, sequence, 0, 0, undefined, false, atMs);
+  }
+
+  /** The next entry to send; it counts as sent. */
+  takeUnsent(): WindowEntry | undefined {
+    const entry = this.#entries[this.#unsent];
+    if (entry === undefined) return undefined;
+    this.#unsent += 1;
+    return entry;
+  }
+
+  /** The payload of a remark has been handed to the stream and is not needed again. */
+  releaseRemark(entry: WindowEntry): void {
+    assert(entry.remark, 'only remarks are released before they are recorded');
+    this.#usedSize -= entry.data?.length ?? 0;
+    entry.data = undefined;
+  }
+
+  /** The mirror has applied up to `sequence`. */
+  applied(sequence: number): void {
+    while (this.#unapplied < this.#unsent && this.#entries[this.#unapplied]!.sequence <= sequence) {
+      this.#appliedThroughSize = this.#entries[this.#unapplied]!.throughSize;
+      this.#unapplied += 1;
+    }
+  }
+
+  /** The mirror has recorded up to `sequence`: those sent entries are forgotten. */
+  forget(sequence: number): void {
+    const limit = Math.min(this.#unsent, this.#unapplied);
+    while (this.#head < limit && this.#entries[this.#head]!.sequence <= sequence) {
+      const entry = this.#entries[this.#head]!;
+      this.#usedSize -= (entry.data?.length ?? 0) + ENTRY_OVERHEAD_SIZE;
+      entry.data = undefined;
+      this.#head += 1;
+    }
+    this.#baseSequence = Math.max(this.#baseSequence, sequence);
+    if (this.#head >= COMPACT_COUNT && this.#head * 2 >= this.#entries.length) this.#compact();
+  }
+
+  /** A session begins after `sequence`: remarks of the last one are gone, everything later is sent (again). */
+  rewind(sequence: number): void {
+    const kept: WindowEntry[] = [];
+    this.#usedSize = 0;
+    for (let index = this.#head; index < this.#entries.length; index += 1) {
+      const entry = this.#entries[index]!;
+      if (entry.remark) continue;
+      kept.push(entry);
+      this.#usedSize += (entry.data?.length ?? 0) + ENTRY_OVERHEAD_SIZE;
+    }
+    this.#entries = kept;
+    this.#head = 0;
+    let index = 0;
+    while (index < kept.length && kept[index]!.sequence <= sequence) index += 1;
+    this.#unsent = index;
+    this.#unapplied = index;
+    this.#appliedThroughSize =
+      kept[index - 1]?.throughSize ??
+      (kept[0] === undefined ? this.#throughSize : kept[0].throughSize - kept[0].length);
+  }
+
+  /** Drops everything; the window begins anew after `sequence`. `dropped` sees each operation. */
+  clear(sequence: number, dropped: (entry: WindowEntry) => void): void {
+    for (let index = this.#head; index < this.#entries.length; index += 1) {
+      const entry = this.#entries[index]!;
+      if (!entry.remark && entry.length > 0) dropped(entry);
+    }
+    this.#entries = [];
+    this.#head = 0;
+    this.#unsent = 0;
+    this.#unapplied = 0;
+    this.#usedSize = 0;
+    this.#appliedThroughSize = this.#throughSize;
+    this.#baseSequence = sequence;
+    this.#lastBarrier = -1;
+  }
+
+  /** Calls `visit` for each operation that the mirror has not recorded. */
+  forEachOperation(visit: (offset: number, length: number) => void): void {
+    for (let index = this.#head; index < this.#entries.length; index += 1) {
+      const entry = this.#entries[index]!;
+      if (!entry.remark && entry.length > 0) visit(entry.offset, entry.length);
+    }
+  }
+
+  #compact(): void {
+    this.#entries.splice(0, this.#head);
+    this.#unsent -= this.#head;
+    this.#unapplied -= this.#head;
+    this.#head = 0;
+  }
+}
+
+/** Forgotten entries are dropped from the head in lots of at least this many. */
+const COMPACT_COUNT = 1024;

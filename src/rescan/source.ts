@@ -1,0 +1,182 @@
+/**
+ * The source half of a rescan: one pass over a scope, comparing digests coarse to fine.
+ *
+ * Why it is right while clients write and the stream runs beside it. Within a pass every operation since its start is
+ * either in the stream, in order, or its region is marked for the next pass. Take a block whose digests are equal, read
+ * on the primary at one moment and on the mirror at another. A byte of it that no streamed operation touches between
+ * the two moments is equal now and stays so; a byte that one does touch ends as the last such operation left it, on
+ * both sides. So equal digests need no lock, in whatever order the two were read, and a torn read does no harm. A block
+ * that differs is read again under the range lock and put into the stream at that very place (`differing`).
+ *
+ * What was streamed before the pass must be in the image before the mirror's first digest (else a repair of an earlier
+ * pass, still on its way, could undo what a digest has just found equal): PASS stands in the stream, and the target
+ * answers only after it.
+ *
+ * Several batches are in flight; they are finished in order, so that progress is monotonic.
+ */
+import { assert } from '../base/assert.ts';
+import { Failure, isFailure } from '../base/failure.ts';
+import { GIB, MIB } from '../base/units.ts';
+import { DIGEST_SIZE, type ScanResult } from '../io/scan-pool.ts';
+import { DIGEST_COUNT_MAX, DIGEST_UNITS, type DigestUnit } from '../link/messages.ts';
+
+export interface Range {
+  readonly offset: number;
+  readonly length: number;
+}
+
+export interface SourcePorts {
+  /** The next range of the scope at or after `offset`, at most `lengthMax` bytes; undefined at the end. */
+  next(offset: number, lengthMax: number): Range | undefined;
+  /** Start of local data at or after `offset` (a hole before it), or the size of the disk. */
+  seekData(offset: number): number;
+  scanLocal(offset: number, length: number, unit: DigestUnit): Promise<ScanResult>;
+  scanRemote(offset: number, length: number, unit: DigestUnit): Promise<ScanResult>;
+  /** Everything below `end` is being compared from now on. */
+  reached(end: number): void;
+  /** A range differs: put its present content into the stream (or, for verify, a check). In order of offset. */
+  differing(range: Range): Promise<void>;
+  /** The local disk cannot read that range. */
+  unreadable(range: Range): void;
+  /** The range is compared and what differed stands in the stream. In order of offset. */
+  compared(range: Range): void;
+  /** Waits until the pass may go on: room in the window, the rate, clients first. */
+  pace(comparedSize: number): Promise<void>;
+  /** True when the session has ended: the pass stops with `connection-lost`. */
+  ended(): boolean;
+}
+
+/** Bytes of one batch of coarse digests, and of one that is all hole locally. */
+const BATCH_SIZE = 32 * MIB;
+const HOLE_BATCH_SIZE = GIB;
+const BATCHES_IN_FLIGHT = 3;
+
+/** Runs one pass. Rejects when a digest of the mirror cannot be had, the session ends, or a port fails. */
+export async function runPass(ports: SourcePorts): Promise<void> {
+  const batches: { range: Range; differing: Promise<Range[]> }[] = [];
+  let offset = 0;
+  try {
+    for (;;) {
+      while (batches.length < BATCHES_IN_FLIGHT) {
+        const range = nextBatch(ports, offset);
+        if (range === undefined) break;
+        offset = range.offset + range.length;
+        ports.reached(offset);
+        const differing = compare(ports, range);
+        // Awaited in order below; until then a failure must not count as unhandled.
+        differing.catch(() => undefined);
+        batches.push({ range, differing });
+      }
+      const batch = batches.shift();
+      if (batch === undefined) return;
+      for (const range of await batch.differing) {
+        if (ports.ended()) throw new Failure('connection-lost', 'the session ended during a pass');
+        await ports.differing(range);
+      }
+      ports.compared(batch.range);
+      await ports.pace(batch.range.length);
+      if (ports.ended()) throw new Failure('connection-lost', 'the session ended during a pass');
+    }
+  } finally {
+    await Promise.allSettled(batches.map((batch) => batch.differing));
+  }
+}
+
+/** Long where the local side is a hole (one question to the mirror settles it), else of moderate length. */
+function nextBatch(ports: SourcePorts, offset: number): Range | undefined {
+  const first = ports.next(offset, BATCH_SIZE);
+  if (first === undefined) return undefined;
+  const data = ports.seekData(first.offset);
+  if (data <= first.offset + BATCH_SIZE) return first;
+  const range = ports.next(offset, HOLE_BATCH_SIZE);
+  assert(range !== undefined && range.offset === first.offset, 'the scope does not move under a pass');
+  if (data >= range.offset + range.length) return range;
+  const holeLength = Math.floor((data - range.offset) / MIB) * MIB;
+  return { offset: range.offset, length: Math.min(range.length, holeLength) };
+}
+
+/** The ranges of a batch that differ, in order, neighbours joined, in units of 4 KiB where both sides hold data. */
+async function compare(ports: SourcePorts, batch: Range): Promise<Range[]> {
+  const differing: Range[] = [];
+  let suspects: Range[] = [batch];
+  for (const [level, unit] of DIGEST_UNITS.entries()) {
+    const finest = level === DIGEST_UNITS.length - 1;
+    const results = await Promise.all(
+      suspects
+        .flatMap((range) => split(range, unit * DIGEST_COUNT_MAX))
+        .map((range) => compareUnits(ports, range, unit, finest)),
+    );
+    suspects = joined(results.flatMap((result) => result.suspects));
+    differing.push(...results.flatMap((result) => result.differing));
+    if (suspects.length === 0) break;
+  }
+  assert(suspects.length === 0, 'the finest level leaves no suspects');
+  return joined(differing.sort((a, b) => a.offset - b.offset));
+}
+
+/** Compares the units of a range: those that differ for good, and those to look into more finely. */
+async function compareUnits(
+  ports: SourcePorts,
+  range: Range,
+  unit: DigestUnit,
+  finest: boolean,
+): Promise<{ differing: Range[]; suspects: Range[] }> {
+  const remoteScan = ports.scanRemote(range.offset, range.length, unit);
+  remoteScan.catch(() => undefined);
+  let local: ScanResult;
+  try {
+    local = await ports.scanLocal(range.offset, range.length, unit);
+  } catch (error) {
+    if (!isFailure(error, 'io-error')) throw error;
+    await remoteScan;
+    if (!finest) return { differing: [], suspects: [range] };
+    if (range.length <= unit) {
+      ports.unreadable(range);
+      return { differing: [], suspects: [] };
+    }
+    // One bad block must not hide its neighbours.
+    const parts = await Promise.all(split(range, unit).map((part) => compareUnits(ports, part, unit, finest)));
+    return { differing: parts.flatMap((part) => part.differing), suspects: [] };
+  }
+  const remote = await remoteScan;
+  const differing: Range[] = [];
+  const suspects: Range[] = [];
+  for (let index = 0; index * unit < range.length; index += 1) {
+    const localZero = local.zero[index] === 1;
+    const remoteZero = remote.zero[index] === 1;
+    if (localZero && remoteZero) continue;
+    if (!localZero && !remoteZero && sameDigest(local.digests, remote.digests, index)) continue;
+    const part = { offset: range.offset + index * unit, length: Math.min(unit, range.length - index * unit) };
+    // Where one side is all zeroes a closer look would find every block of data different anyway.
+    if (finest || localZero || remoteZero) differing.push(part);
+    else suspects.push(part);
+  }
+  return { differing, suspects };
+}
+
+function sameDigest(a: Uint8Array, b: Uint8Array, index: number): boolean {
+  const from = index * DIGEST_SIZE;
+  for (let at = from; at < from + DIGEST_SIZE; at += 1) {
+    if (a[at] !== b[at]) return false;
+  }
+  return true;
+}
+
+/** Sorted ranges with neighbours made one. */
+export function joined(ranges: readonly Range[]): Range[] {
+  const result: { offset: number; length: number }[] = [];
+  for (const range of ranges) {
+    const last = result.at(-1);
+    if (last !== undefined && last.offset + last.length === range.offset) last.length += range.length;
+    else result.push({ ...range });
+  }
+  return result;
+}
+
+function split(range: Range, lengthMax: number): Range[] {
+  const parts: Range[] = [];
+  for (let at = 0; at < range.length; at += lengthMax) {
+    parts.push({ offset: range.offset + at, length: Math.min(lengthMax, range.length - at) });
+  }
+  return parts;
+}

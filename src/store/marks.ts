@@ -1,0 +1,161 @@
+/**
+ * The marks of one mirror: which regions of the disk may differ from its image. One plane per mirror.
+ *
+ * Kept in memory; a process that starts without a clean stop knows nothing and marks everything. (A durable map is the
+ * same thing with the marks written before the data, and fits behind this interface.)
+ *
+ * Invariants:
+ * - A byte that may differ from the mirror's image at a position at or after `clearedThrough` lies in a marked region
+ *   or under an operation in the window.
+ * - A mark set while a pass runs survives the pass: only marks of the pass's snapshot are cleared by it.
+ * - Clearing moves `clearedThrough` and `checkpoint` forward: a mirror whose image is older than that (restored from a
+ *   backup, say) cannot use the marks, and everything is compared.
+ */
+import { assert } from '../base/assert.ts';
+import { Bitmap } from '../base/bitmap.ts';
+import { MIB } from '../base/units.ts';
+
+/** Regions are as small as this, and larger only where there would be more than REGION_COUNT_MAX of them. */
+export const REGION_SIZE_MIN = MIB;
+const REGION_COUNT_MAX = 2 ** 20;
+
+/** Bytes of a region for a disk of `size` bytes: a power of two. */
+export function regionSizeFor(size: number): number {
+  let regionSize = REGION_SIZE_MIN;
+  while (size / regionSize > REGION_COUNT_MAX) regionSize *= 2;
+  return regionSize;
+}
+
+/** A contiguous range of marked regions, cut at the end of the disk. */
+export interface MarkedRange {
+  readonly offset: number;
+  readonly length: number;
+}
+
+export class Marks {
+  readonly size: number;
+  readonly regionSize: number;
+  readonly #marked: Bitmap;
+  /** Regions that the local disk cannot read: they may differ, and no rescan can mend them. */
+  readonly #unreadable: Bitmap;
+  /** Regions marked again since the pass began; undefined while no pass runs. */
+  #fresh: Bitmap | undefined;
+  #clearedThrough = 0;
+  #checkpoint = 0;
+
+  constructor(size: number) {
+    this.size = size;
+    this.regionSize = regionSizeFor(size);
+    this.#marked = new Bitmap(Math.ceil(size / this.regionSize));
+    this.#unreadable = new Bitmap(this.#marked.length);
+  }
+
+  /** Marked regions. */
+  get count(): number {
+    return this.#marked.count;
+  }
+
+  get regionCount(): number {
+    return this.#marked.length;
+  }
+
+  /** Bytes in marked regions, at most the size of the disk. */
+  get markedSize(): number {
+    return Math.min(this.size, this.#marked.count * this.regionSize);
+  }
+
+  /** The highest sequence at which a mark was cleared, and the highest checkpoint. */
+  get clearedThrough(): number {
+    return this.#clearedThrough;
+  }
+
+  get checkpoint(): number {
+    return this.#checkpoint;
+  }
+
+  /** Marks every region that the range touches. */
+  mark(offset: number, length: number): void {
+    assert(offset >= 0 && length > 0 && offset + length <= this.size, 'mark inside the disk');
+    const last = Math.floor((offset + length - 1) / this.regionSize);
+    for (let index = Math.floor(offset / this.regionSize); index <= last; index += 1) {
+      this.#marked.set(index);
+      this.#fresh?.set(index);
+    }
+  }
+
+  /** The local disk cannot read this range: shown, but no reason for another rescan, which would fail likewise. */
+  markUnreadable(offset: number, length: number): void {
+    const last = Math.floor((offset + length - 1) / this.regionSize);
+    for (let index = Math.floor(offset / this.regionSize); index <= last; index += 1) this.#unreadable.set(index);
+  }
+
+  /** Bytes in regions that the local disk could not read. */
+  get unreadableSize(): number {
+    return Math.min(this.size, this.#unreadable.count * this.regionSize);
+  }
+
+  markAll(): void {
+    this.#marked.fill();
+    this.#fresh?.fill();
+  }
+
+  /** The first marked range at or after `offset`, at most `lengthMax` bytes long. */
+  nextMarked(offset: number, lengthMax: number): MarkedRange | undefined {
+    return this.nextOf(this.#marked, offset, lengthMax);
+  }
+
+  /** The same for a snapshot. */
+  nextOf(regions: Bitmap, offset: number, lengthMax: number): MarkedRange | undefined {
+    if (offset >= this.size) return undefined;
+    let index = regions.nextSet(Math.floor(offset / this.regionSize));
+    if (index < 0) return undefined;
+    const start = Math.max(offset, index * this.regionSize);
+    while (index + 1 < regions.length && (index + 1) * this.regionSize - start < lengthMax && regions.get(index + 1)) {
+      index += 1;
+    }
+    const end = Math.min((index + 1) * this.regionSize, start + lengthMax, this.size);
+    return { offset: start, length: end - start };
+  }
+
+  /** A pass begins: marks set from now on survive it. Returns the snapshot of what it has to compare. */
+  beginPass(): Bitmap {
+    this.#fresh = new Bitmap(this.#marked.length);
+    return this.#marked.copy();
+  }
+
+  /**
+   * The pass has compared [from, end) of its snapshot, in order, and the mirror holds the outcome durably at `sequence`
+   * and `checkpoint`. Regions that end in the range are cleared, except those marked again since the pass began. After
+   * the pass has ended nothing is cleared: what was marked again is no longer known.
+   */
+  clearThrough(from: number, end: number, sequence: number, checkpoint: number): void {
+    if (this.#fresh === undefined) return;
+    this.#clearedThrough = Math.max(this.#clearedThrough, sequence);
+    this.#checkpoint = Math.max(this.#checkpoint, checkpoint);
+    for (let index = Math.floor(from / this.regionSize); index < this.#marked.length; index += 1) {
+      if (Math.min((index + 1) * this.regionSize, this.size) > end) break;
+      if (!this.#fresh.get(index)) this.#marked.clear(index);
+    }
+  }
+
+  /** A pass ended, whether complete or not. */
+  endPass(): void {
+    this.#fresh = undefined;
+  }
+
+  /** Operations up to `sequence` left the window because the mirror has recorded them. */
+  forgotten(sequence: number): void {
+    this.#clearedThrough = Math.max(this.#clearedThrough, sequence);
+  }
+
+  /** True when marks and window together cover every difference to an image at that position. */
+  coverFrom(sequence: number, checkpoint: number): boolean {
+    return sequence >= this.#clearedThrough && checkpoint >= this.#checkpoint;
+  }
+
+  /** The start of a process: positions handed on by a clean stop. */
+  startAt(sequence: number, checkpoint: number): void {
+    this.#clearedThrough = sequence;
+    this.#checkpoint = checkpoint;
+  }
+}

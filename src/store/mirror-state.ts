@@ -1,0 +1,108 @@
+/**
+ * The mirror's superblock of one export: `DIR/NAME.img.twin/mirror`.
+ *
+ * The recorded position says: the image holds, durably, every operation of that run up to the sequence. `consistent`
+ * says more: the image *is* the primary's content at a position at or after the recorded one. It is false from before
+ * the first byte of a seeding or rescan until after the last one is durable.
+ *
+ * Content, version 1 (little-endian):
+ *
+ * | offset | size | field                                                          |
+ * | ------ | ---- | -------------------------------------------------------------- |
+ * | 0      | 16   | replica id, random, made with the image                        |
+ * | 16     | 16   | volume id of the primary                                       |
+ * | 32     | 16   | generation                                                     |
+ * | 48     | 16   | run, zero before the first position                            |
+ * | 64     | 8    | recorded sequence                                              |
+ * | 72     | 8    | last checkpoint of a rescan that is durable                    |
+ * | 80     | 4    | flags: bit 0 consistent, bit 1 clean stop, bit 2 ever seeded   |
+ * | 84     | 4    | zero                                                           |
+ * | 88     | 8    | when recorded, ms since 1970                                   |
+ * | 96     | 8    | size of the image in bytes                                     |
+ * | 104    | 8    | modification time of the image, ns, at the clean stop          |
+ * | 112    | 2    | length of the inode text                                       |
+ * | 114    | n    | inode text, ASCII, at most 64 bytes                            |
+ */
+import { assert } from '../base/assert.ts';
+import { getUint64, ID_SIZE, putUint64 } from '../base/bytes.ts';
+import { Failure } from '../base/failure.ts';
+import type { DiskIdentity } from '../io/disk.ts';
+import { INODE_TEXT_SIZE_MAX } from './primary-state.ts';
+import type { StateKind } from './state-file.ts';
+
+export interface MirrorState {
+  readonly replicaId: Buffer;
+  readonly volumeId: Buffer;
+  readonly generation: Buffer;
+  readonly run: Buffer;
+  readonly recorded: number;
+  readonly checkpoint: number;
+  readonly consistent: boolean;
+  readonly clean: boolean;
+  readonly seeded: boolean;
+  readonly recordedAtMs: number;
+  readonly identity: DiskIdentity;
+}
+
+const FLAG_CONSISTENT = 1;
+const FLAG_CLEAN = 2;
+const FLAG_SEEDED = 4;
+const FIXED_SIZE = 114;
+
+function encode(state: MirrorState): Buffer {
+  assert(state.identity.inode.length <= INODE_TEXT_SIZE_MAX, 'inode text length');
+  const content = Buffer.alloc(FIXED_SIZE + state.identity.inode.length);
+  state.replicaId.copy(content, 0);
+  state.volumeId.copy(content, 16);
+  state.generation.copy(content, 32);
+  state.run.copy(content, 48);
+  putUint64(content, 64, state.recorded);
+  putUint64(content, 72, state.checkpoint);
+  const flags =
+    (state.consistent ? FLAG_CONSISTENT : 0) | (state.clean ? FLAG_CLEAN : 0) | (state.seeded ? FLAG_SEEDED : 0);
+  content.writeUInt32LE(flags, 80);
+  putUint64(content, 88, state.recordedAtMs);
+  putUint64(content, 96, state.identity.size);
+  content.writeBigUInt64LE(state.identity.modifiedNs, 104);
+  content.writeUInt16LE(state.identity.inode.length, 112);
+  content.write(state.identity.inode, FIXED_SIZE, 'ascii');
+  return content;
+}
+
+function decode(content: Buffer): MirrorState {
+  if (content.length < FIXED_SIZE) throw new Failure('state-corrupt', 'the mirror’s state is too short');
+  const recorded = getUint64(content, 64);
+  const checkpoint = getUint64(content, 72);
+  const recordedAtMs = getUint64(content, 88);
+  const size = getUint64(content, 96);
+  const inodeLength = content.readUInt16LE(112);
+  if (recorded === undefined || checkpoint === undefined || recordedAtMs === undefined || size === undefined) {
+    throw new Failure('state-corrupt', 'the mirror’s state has impossible values');
+  }
+  if (inodeLength > INODE_TEXT_SIZE_MAX || content.length !== FIXED_SIZE + inodeLength) {
+    throw new Failure('state-corrupt', 'the mirror’s state has the wrong length');
+  }
+  const flags = content.readUInt32LE(80);
+  return {
+    replicaId: content.subarray(0, ID_SIZE),
+    volumeId: content.subarray(16, 32),
+    generation: content.subarray(32, 48),
+    run: content.subarray(48, 64),
+    recorded,
+    checkpoint,
+    consistent: (flags & FLAG_CONSISTENT) !== 0,
+    clean: (flags & FLAG_CLEAN) !== 0,
+    seeded: (flags & FLAG_SEEDED) !== 0,
+    recordedAtMs,
+    identity: {
+      size,
+      modifiedNs: content.readBigUInt64LE(104),
+      inode: content.toString('ascii', FIXED_SIZE, FIXED_SIZE + inodeLength),
+    },
+  };
+}
+
+export const MIRROR_STATE: StateKind<MirrorState> = { kind: { letters: 'MIRR', version: 1 }, encode, decode };
+
+/** Name of the state inside `NAME.img.twin/`. */
+export const MIRROR_STATE_NAME = 'mirror';

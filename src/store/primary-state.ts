@@ -1,0 +1,105 @@
+/**
+ * The primary's superblock: `DISK.twin/primary`.
+ *
+ * It says which volume this is, which generation and run its operations belong to, and whether the last stop was clean.
+ * Only a clean stop hands its run on: then the disk is exactly what it was at `sequence`, provided that nobody wrote to
+ * it meanwhile (`identity`). In every other case the next start takes a new run and everything is compared.
+ *
+ * Content, version 1 (little-endian):
+ *
+ * | offset | size | field                                                     |
+ * | ------ | ---- | --------------------------------------------------------- |
+ * | 0      | 16   | volume id                                                 |
+ * | 16     | 16   | generation                                                |
+ * | 32     | 16   | run                                                       |
+ * | 48     | 8    | sequence of the last operation, valid when clean          |
+ * | 56     | 8    | last checkpoint number handed out in this run             |
+ * | 64     | 4    | flags: bit 0 clean                                        |
+ * | 68     | 4    | zero                                                      |
+ * | 72     | 8    | size of the disk in bytes                                 |
+ * | 80     | 8    | modification time of the disk, ns, at the clean stop      |
+ * | 88     | 2    | length of the inode text                                  |
+ * | 90     | n    | inode text, ASCII, at most 64 bytes                       |
+ */
+import { assert } from '../base/assert.ts';
+import { getUint64, ID_SIZE, putUint64 } from '../base/bytes.ts';
+import { Failure } from '../base/failure.ts';
+import type { DiskIdentity, FileSystem } from '../io/disk.ts';
+import { openStateFile, type StateKind } from './state-file.ts';
+
+export interface PrimaryState {
+  readonly volumeId: Buffer;
+  readonly generation: Buffer;
+  readonly run: Buffer;
+  readonly sequence: number;
+  readonly checkpoint: number;
+  readonly clean: boolean;
+  readonly identity: DiskIdentity;
+}
+
+const FLAG_CLEAN = 1;
+const FIXED_SIZE = 90;
+export const INODE_TEXT_SIZE_MAX = 64;
+
+export function encodePrimaryState(state: PrimaryState): Buffer {
+  assert(state.identity.inode.length <= INODE_TEXT_SIZE_MAX, 'inode text length');
+  const content = Buffer.alloc(FIXED_SIZE + state.identity.inode.length);
+  state.volumeId.copy(content, 0);
+  state.generation.copy(content, 16);
+  state.run.copy(content, 32);
+  putUint64(content, 48, state.sequence);
+  putUint64(content, 56, state.checkpoint);
+  content.writeUInt32LE(state.clean ? FLAG_CLEAN : 0, 64);
+  putUint64(content, 72, state.identity.size);
+  content.writeBigUInt64LE(state.identity.modifiedNs, 80);
+  content.writeUInt16LE(state.identity.inode.length, 88);
+  content.write(state.identity.inode, FIXED_SIZE, 'ascii');
+  return content;
+}
+
+export function decodePrimaryState(content: Buffer): PrimaryState {
+  const sequence = content.length >= FIXED_SIZE ? getUint64(content, 48) : undefined;
+  const checkpoint = content.length >= FIXED_SIZE ? getUint64(content, 56) : undefined;
+  const size = content.length >= FIXED_SIZE ? getUint64(content, 72) : undefined;
+  if (sequence === undefined || checkpoint === undefined || size === undefined) {
+    throw new Failure('state-corrupt', 'the primary’s state has impossible values');
+  }
+  const inodeLength = content.readUInt16LE(88);
+  if (inodeLength > INODE_TEXT_SIZE_MAX || content.length !== FIXED_SIZE + inodeLength) {
+    throw new Failure('state-corrupt', 'the primary’s state has the wrong length');
+  }
+  return {
+    volumeId: content.subarray(0, ID_SIZE),
+    generation: content.subarray(16, 32),
+    run: content.subarray(32, 48),
+    sequence,
+    checkpoint,
+    clean: (content.readUInt32LE(64) & FLAG_CLEAN) !== 0,
+    identity: {
+      size,
+      modifiedNs: content.readBigUInt64LE(80),
+      inode: content.toString('ascii', FIXED_SIZE, FIXED_SIZE + inodeLength),
+    },
+  };
+}
+
+export const PRIMARY_STATE: StateKind<PrimaryState> = {
+  kind: { letters: 'PRIM', version: 1 },
+  encode: encodePrimaryState,
+  decode: decodePrimaryState,
+};
+
+export function primaryStatePath(stateDirectory: string): string {
+  return `${stateDirectory}/primary`;
+}
+
+/**
+ * Serving without replication: what a clean stop vouched for will no longer be true. Does nothing where there is no
+ * state. Must be durable before the first write, and is on return.
+ */
+export async function forgetCleanStop(files: FileSystem, stateDirectory: string): Promise<void> {
+  const file = await openStateFile(files, PRIMARY_STATE, primaryStatePath(stateDirectory));
+  if (file === undefined) return;
+  if (file.state.clean) await file.write({ ...file.state, clean: false });
+  await file.close();
+}
