@@ -1,7 +1,8 @@
 /**
  * The system benchmark: fio against nbdtwin without and with a mirror, nbdkit's file plugin and qemu-nbd, all in one
- * run. In each round every server in turn gets a fresh disk of the same size and contents and every workload; the order
- * of the servers moves on by one from round to round, so that no server always follows the same other.
+ * run. In each round every server gets a fresh disk of the same size and contents; then, workload by workload, the
+ * servers take turns under load while the others are idle, so that what else the machine does hits neighbours alike.
+ * The order of the servers moves on by one from round to round.
  */
 import { mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -11,19 +12,19 @@ import { killAll, runChild } from './children.ts';
 import { runFio, WORKLOADS } from './fio.ts';
 import { describeMachine } from './machine.ts';
 import { formatReport, type Observation, type Parameters, type Report, summarise } from './report.ts';
-import { BASELINE, SERVERS, type ServerKind } from './servers.ts';
+import { BASELINE, SERVERS, type Server, type ServerKind } from './servers.ts';
 
 const USAGE = `npm run bench -- [options]
 
   --quick            about two minutes instead of about nine
   --json FILE        write every figure to FILE as JSON
-  --directory DIR    where the disks go, a few GiB (default: a temporary folder)
+  --directory DIR    where the disks go, up to 3 GiB (default: a temporary folder)
   --only NAME        only workloads whose name starts with NAME
   --server NAME      only this server, may be given several times (nbdkit, the baseline, always runs)
   --micro            the micro benchmarks instead
 `;
 
-const FULL: Parameters = { rounds: 3, diskSize: 1024 * 2 ** 20, warmUpMs: 1000, runMs: 5000 };
+const FULL: Parameters = { rounds: 3, diskSize: 512 * 2 ** 20, warmUpMs: 1000, runMs: 5000 };
 const QUICK: Parameters = { rounds: 3, diskSize: 256 * 2 ** 20, warmUpMs: 300, runMs: 1000 };
 
 const CHUNK_SIZE = 1 << 20;
@@ -50,15 +51,28 @@ interface Plan {
   readonly workloads: typeof WORKLOADS;
 }
 
-async function measureServer(kind: ServerKind, round: number, plan: Plan): Promise<Observation[]> {
-  const folder = join(plan.folder, `${round}-${SERVERS.indexOf(kind)}`);
+interface Contestant {
+  readonly kind: ServerKind;
+  readonly server: Server;
+  readonly folder: string;
+}
+
+async function startContestant(kind: ServerKind, roundFolder: string, diskSize: number): Promise<Contestant> {
+  const folder = join(roundFolder, String(SERVERS.indexOf(kind)));
   await mkdir(folder);
   const disk = join(folder, 'bench.img');
-  await writeDisk(disk, plan.parameters.diskSize);
-  const server = await kind.start(disk, folder);
+  await writeDisk(disk, diskSize);
+  return { kind, server: await kind.start(disk, folder), folder };
+}
+
+async function runRound(round: number, servers: readonly ServerKind[], plan: Plan): Promise<Observation[]> {
+  const roundFolder = join(plan.folder, `round-${round}`);
+  await mkdir(roundFolder);
+  const contestants: Contestant[] = [];
+  for (const kind of servers) contestants.push(await startContestant(kind, roundFolder, plan.parameters.diskSize));
   const observations: Observation[] = [];
-  try {
-    for (const workload of plan.workloads) {
+  for (const workload of plan.workloads) {
+    for (const { kind, server, folder } of contestants) {
       // What earlier loads left in the page cache is written out first, not during this one.
       await runChild('sync', ['--file-system', folder]);
       const measurement = await runFio(workload, {
@@ -71,13 +85,12 @@ async function measureServer(kind: ServerKind, round: number, plan: Plan): Promi
       });
       const mirror = await server.settle();
       observations.push({ round, workload: workload.name, server: kind.name, measurement, mirror });
-      progress(`round ${round}, ${kind.name}, ${workload.text}: ${Math.round(measurement.iops)} IOPS`);
+      progress(`round ${round}, ${workload.text}, ${kind.name}: ${Math.round(measurement.iops)} IOPS`);
     }
-  } finally {
-    await server.stop();
   }
+  for (const { server } of contestants) await server.stop();
   // Only after success: what is left in the folder explains a failure.
-  await rm(folder, { recursive: true });
+  await rm(roundFolder, { recursive: true });
   return observations;
 }
 
@@ -114,12 +127,9 @@ async function main(): Promise<void> {
   try {
     for (let round = 1; round <= plan.parameters.rounds; round += 1) {
       const first = (round - 1) % servers.length;
-      for (const kind of [...servers.slice(first), ...servers.slice(0, first)]) {
-        observations.push(...(await measureServer(kind, round, plan)));
-      }
+      observations.push(...(await runRound(round, [...servers.slice(first), ...servers.slice(0, first)], plan)));
     }
   } catch (error) {
-    killAll();
     progress(`What the servers said is in ${folder}`);
     throw error;
   }
@@ -137,10 +147,7 @@ async function main(): Promise<void> {
   process.stdout.write(`${formatReport(report, workloads)}\n`);
 }
 
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  process.once(signal, () => {
-    killAll();
-    process.exit(130);
-  });
-}
+// However this ends, no server outlives it.
+process.once('exit', killAll);
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
 await main();

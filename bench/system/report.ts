@@ -19,8 +19,8 @@ export interface Result {
   readonly bytesPerSecond: Sample;
   readonly p50Us: Sample;
   readonly p99Us: Sample;
-  /** Median IOPS over that of the baseline. */
-  readonly ratio: number;
+  /** IOPS over those of the baseline in the same round. */
+  readonly ratio: Sample;
   /** Rounds in which the mirror kept up, and how long it took to catch up after the load; only where there is one. */
   readonly mirror?: { readonly keptUp: number; readonly settleMs: Sample };
 }
@@ -42,15 +42,19 @@ export interface Observation {
   readonly mirror: MirrorReport | undefined;
 }
 
-/** Sums up: a result for each pair of workload and server that was observed. */
+/** Sums up: a result for each pair of workload and server that was observed. The baseline must have been observed. */
 export function summarise(observations: readonly Observation[], baseline: string): Result[] {
   const groups = new Map<string, Observation[]>();
   for (const observation of observations) {
     const key = JSON.stringify([observation.workload, observation.server]);
     groups.set(key, [...(groups.get(key) ?? []), observation]);
   }
-  const medianIops = (workload: string, server: string) =>
-    sampleOf((groups.get(JSON.stringify([workload, server])) ?? []).map(({ measurement }) => measurement.iops)).median;
+  const ratioOf = ({ round, workload, measurement }: Observation) => {
+    const group = groups.get(JSON.stringify([workload, baseline]));
+    const reference = group?.find((observation) => observation.round === round);
+    if (reference === undefined) throw new Error(`${baseline} was not measured under ${workload} in round ${round}`);
+    return measurement.iops / reference.measurement.iops;
+  };
   return [...groups.values()].map((group): Result => {
     const { workload, server } = group[0]!;
     const sample = (figure: (measurement: Measurement) => number) =>
@@ -63,7 +67,7 @@ export function summarise(observations: readonly Observation[], baseline: string
       bytesPerSecond: sample(({ bytesPerSecond }) => bytesPerSecond),
       p50Us: sample(({ latencyUs }) => latencyUs.p50),
       p99Us: sample(({ latencyUs }) => latencyUs.p99),
-      ratio: medianIops(workload, server) / medianIops(workload, baseline),
+      ratio: sampleOf(group.map(ratioOf)),
       ...(mirrors.length > 0 && {
         mirror: {
           keptUp: mirrors.filter(({ keptUp }) => keptUp).length,
@@ -74,7 +78,7 @@ export function summarise(observations: readonly Observation[], baseline: string
   });
 }
 
-const HEADINGS = ['', 'IOPS, median', '[min, max]', 'MB/s', 'p50 us', 'p99 us', 'ratio', 'mirror'];
+const HEADINGS = ['', 'IOPS, median', '[min, max]', 'MB/s', 'p50 us', 'p99 us', 'ratio', '[min, max]', 'mirror'];
 
 /** The tables, one for each workload. */
 export function formatReport(report: Report, workloads: readonly Workload[]): string {
@@ -85,7 +89,7 @@ export function formatReport(report: Report, workloads: readonly Workload[]): st
     Object.values(machine.programs).join(', '),
     `${parameters.rounds} rounds, disk of ${parameters.diskSize / 2 ** 20} MiB, ${parameters.runMs} ms each after ` +
       `${parameters.warmUpMs} ms of warm-up; load and servers share the machine`,
-    `ratio: median IOPS over those of ${report.baseline}`,
+    `ratio: IOPS over those of ${report.baseline} in the same round, median`,
   ];
   const tables = workloads.map((workload) => {
     const rows = report.results.filter((result) => result.workload === workload.name).map(rowOf(parameters.rounds));
@@ -102,7 +106,8 @@ function rowOf(rounds: number): (result: Result) => string[] {
     whole(result.bytesPerSecond.median / 1e6),
     whole(result.p50Us.median),
     whole(result.p99Us.median),
-    result.ratio.toFixed(2),
+    result.ratio.median.toFixed(2),
+    `[${result.ratio.min.toFixed(2)}, ${result.ratio.max.toFixed(2)}]`,
     result.mirror === undefined ? '' : mirrorText(result.mirror, rounds),
   ];
 }

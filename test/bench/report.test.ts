@@ -58,15 +58,25 @@ describe('the report', () => {
     ...[50, 90, 100].map((iops, index) => observe('nbdtwin + mirror', index + 1, iops, index !== 1)),
   ];
 
-  it('sums up the rounds and compares medians with the baseline', () => {
+  it('sums up the rounds and compares each with the baseline of the same round', () => {
     const [baseline, mirrored] = summarise(observations, 'nbdkit');
-    expect(baseline).toMatchObject({ server: 'nbdkit', iops: { median: 200, min: 100, max: 300 }, ratio: 1 });
+    expect(baseline).toMatchObject({
+      server: 'nbdkit',
+      iops: { median: 200, min: 100, max: 300 },
+      ratio: { min: 1, max: 1 },
+    });
     expect(mirrored).toMatchObject({
       iops: { median: 90 },
-      ratio: 0.45,
+      ratio: { median: 0.5, min: 0.3, max: 0.5 },
       mirror: { keptUp: 2, settleMs: { median: 20 } },
     });
     expect(baseline).not.toHaveProperty('mirror');
+  });
+
+  it('needs the baseline in every round', () => {
+    expect(() => summarise(observations.slice(1), 'nbdkit')).toThrow(
+      'nbdkit was not measured under write-4k in round 1',
+    );
   });
 
   it('prints a row for each server, and says when a mirror fell behind', () => {
@@ -87,9 +97,11 @@ describe('the report', () => {
     };
     const lines = formatReport(report, [write!]).split('\n');
     expect(lines[0]).toBe('a processor, 2 CPUs, 8 GiB, Linux 6.1, ext4, Node v20.19.0');
-    expect(lines.find((line) => line.startsWith('nbdkit'))).toMatch(/^nbdkit +200 +\[100, 300\] +1 +100 +900 +1\.00$/);
+    expect(lines.find((line) => line.startsWith('nbdkit'))).toMatch(
+      /^nbdkit +200 +\[100, 300\] +1 +100 +900 +1\.00 +\[1\.00, 1\.00\]$/,
+    );
     expect(lines.find((line) => line.startsWith('nbdtwin'))).toMatch(
-      /^nbdtwin \+ mirror +90 +\[50, 100\].* 0\.45 +fell behind in 1 of 3 rounds, in step 20 ms after$/,
+      /^nbdtwin \+ mirror +90 +\[50, 100\].* 0\.50 +\[0\.30, 0\.50\] +fell behind in 1 of 3 rounds, in step 20 ms after$/,
     );
   });
 });
