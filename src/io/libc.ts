@@ -30,6 +30,7 @@ const LOCK_SH = 1;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 const BLKGETSIZE64 = 0x80081272;
+const BLKROGET = 0x125e;
 const BLKSSZGET = 0x1268;
 const POSIX_FADV_WILLNEED = 3;
 const POSIX_FADV_DONTNEED = 4;
@@ -93,6 +94,13 @@ export function blockDeviceSectorSize(descriptor: number): number {
   const size = new Int32Array(1);
   if (ioctlCall(descriptor, BLKSSZGET, 'int *', size) !== 0) throw systemError('ioctl', koffi.errno());
   return size[0]!;
+}
+
+/** True for a device that takes no writes: opening one for writing succeeds all the same. */
+export function blockDeviceIsReadOnly(descriptor: number): boolean {
+  const flag = new Int32Array(1);
+  if (ioctlCall(descriptor, BLKROGET, 'int *', flag) !== 0) throw systemError('ioctl', koffi.errno());
+  return flag[0] !== 0;
 }
 
 /** Tells the kernel, in the thread pool, what will be wanted or not; resolves in any case: it is advice. */

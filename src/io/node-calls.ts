@@ -7,22 +7,27 @@ import { advise, fallocate, fallocateNow, readCachedNow, seekNow } from './libc.
 
 export interface NodeCalls {
   /** Bytes read, which may be fewer than asked; 0 at the end. */
-  read(descriptor: number, target: Uint8Array, offset: number): Promise<number>;
+  readonly read: (descriptor: number, target: Uint8Array, offset: number) => Promise<number>;
   /** Like `read` but only from the page cache: fewer bytes, or 0, when it would have to wait. */
-  readCachedNow(descriptor: number, target: Uint8Array, offset: number): number;
+  readonly readCachedNow: (descriptor: number, target: Uint8Array, offset: number) => number;
   /** Bytes written, which may be fewer than asked. */
-  write(descriptor: number, data: Uint8Array, offset: number): Promise<number>;
-  writeNow(descriptor: number, data: Uint8Array, offset: number): number;
-  fdatasync(descriptor: number): Promise<void>;
-  truncate(descriptor: number, size: number): Promise<void>;
-  fallocate(descriptor: number, mode: number, offset: number, length: number): Promise<void>;
-  fallocateNow(descriptor: number, mode: number, offset: number, length: number): void;
+  readonly write: (descriptor: number, data: Uint8Array, offset: number) => Promise<number>;
+  readonly writeNow: (descriptor: number, data: Uint8Array, offset: number) => number;
+  readonly fdatasync: (descriptor: number) => Promise<void>;
+  readonly truncate: (descriptor: number, size: number) => Promise<void>;
+  readonly fallocate: (descriptor: number, mode: number, offset: number, length: number) => Promise<void>;
+  readonly fallocateNow: (descriptor: number, mode: number, offset: number, length: number) => void;
   /** Undefined when there is no more data or hole. */
-  seekNow(descriptor: number, offset: number, target: 'data' | 'hole'): number | undefined;
+  readonly seekNow: (descriptor: number, offset: number, target: 'data' | 'hole') => number | undefined;
   /** Advice to the kernel; never rejects. */
-  advise(descriptor: number, offset: number, length: number, advice: 'will-need' | 'no-need'): Promise<void>;
+  readonly advise: (
+    descriptor: number,
+    offset: number,
+    length: number,
+    advice: 'will-need' | 'no-need',
+  ) => Promise<void>;
   /** Milliseconds from an arbitrary origin, to notice slow calls. */
-  nowMs(): number;
+  readonly nowMs: () => number;
 }
 
 export const nodeCalls: NodeCalls = {

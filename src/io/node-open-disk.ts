@@ -11,7 +11,7 @@ import nodePath from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errnoOf, Failure, type FailureCode, messageOf } from '../base/failure.ts';
 import type { OpenOptions } from './disk.ts';
-import { blockDeviceSectorSize, blockDeviceSize, tryLock } from './libc.ts';
+import { blockDeviceIsReadOnly, blockDeviceSectorSize, blockDeviceSize, tryLock } from './libc.ts';
 import { type NodeCalls, nodeCalls } from './node-calls.ts';
 import { type DiskFacts, NodeDisk } from './node-disk.ts';
 
@@ -46,6 +46,9 @@ export async function openNodeDisk(
     await lock(descriptor, path, kind, options.lock ?? 'none');
     const facts = diskFacts(path, descriptor, readOnly);
     if (facts.kind !== kind) throw new Failure('disk-not-a-disk', `${path} changed while it was opened`);
+    if (kind === 'block-device' && !readOnly && blockDeviceIsReadOnly(descriptor)) {
+      throw new Failure('disk-read-only', `${path} is a read-only device`);
+    }
     if (facts.size === 0) throw new Failure('disk-empty', `${path} has size 0`);
     return new NodeDisk(facts, calls);
   });

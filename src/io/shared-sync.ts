@@ -49,7 +49,7 @@ export class SharedSync {
     await enter();
     // From here on the call may already be under way: who comes now needs another one.
     this.#next = undefined;
-    const call = this.#fdatasync();
+    const call = (async () => this.#fdatasync())();
     const settled = call.then(
       () => {},
       () => {},
