@@ -16,43 +16,48 @@ import { tlsReason } from './network-failure.ts';
 /** For a whole handshake, from the first byte waited for to the last. */
 export const HANDSHAKE_TIMEOUT_MS = 10_000;
 
-export interface AcceptedTls {
-  readonly socket: TLSSocket;
-  readonly identity: string | undefined;
-}
+/**
+ * Makes the stream of a finished handshake. Called at once, in the event that ends the handshake: what the peer sent right
+ * behind it, its end included, comes in the same turn.
+ */
+export type Take<Stream> = (socket: TLSSocket, identity: string | undefined) => Stream;
 
 /** Takes the socket through the link's handshake. On failure the socket is destroyed: `secret-rejected`, `peer-foreign`. */
-export async function acceptLinkTls(
+export async function acceptLinkTls<Stream>(
   socket: Socket,
   peerName: string,
   tls: LinkTls,
   timeoutMs: number,
-): Promise<AcceptedTls> {
+  take: Take<Stream>,
+): Promise<Stream> {
   const offers = new Offers();
-  let accepted: TLSSocket;
   try {
-    accepted = await accept(socket, linkServerOptions(tls, offers.note), timeoutMs);
+    return await accept(socket, linkServerOptions(tls, offers.note), timeoutMs, (accepted) => {
+      const fault = offers.proved === undefined ? 'no secret was offered' : linkProofFault(accepted);
+      if (fault !== undefined) throw new Failure('secret-rejected', `${peerName}: ${fault}`);
+      return take(accepted, offers.proved);
+    });
   } catch (error) {
     throw linkRefusal(error, socket, peerName, offers);
   }
-  const fault = offers.proved === undefined ? 'no secret was offered' : linkProofFault(accepted);
-  if (fault !== undefined) {
-    accepted.destroy();
-    throw new Failure('secret-rejected', `${peerName}: ${fault}`);
-  }
-  return { socket: accepted, identity: offers.proved };
 }
 
 /** Takes the socket through NBD's STARTTLS. On failure the socket is destroyed: `secret-rejected`, `tls-failed`, `tls-config`. */
-export async function acceptNbdTls(socket: Socket, peerName: string, tls: NbdTls): Promise<AcceptedTls> {
+export async function acceptNbdTls<Stream>(
+  socket: Socket,
+  peerName: string,
+  tls: NbdTls,
+  take: Take<Stream>,
+): Promise<Stream> {
   const offers = new Offers();
   try {
     const options = nbdServerOptions(tls, offers.note);
     // Our answer to STARTTLS must be out before the first byte of TLS.
     await flushed(socket, HANDSHAKE_TIMEOUT_MS);
-    const accepted = await accept(socket, options, HANDSHAKE_TIMEOUT_MS);
-    const subject = accepted.getPeerCertificate()?.subject?.CN;
-    return { socket: accepted, identity: offers.proved ?? (Array.isArray(subject) ? subject[0] : subject) };
+    return await accept(socket, options, HANDSHAKE_TIMEOUT_MS, (accepted) => {
+      const subject = accepted.getPeerCertificate()?.subject?.CN;
+      return take(accepted, offers.proved ?? (Array.isArray(subject) ? subject[0] : subject));
+    });
   } catch (error) {
     socket.destroy();
     if (error instanceof Failure) throw error;
@@ -85,18 +90,32 @@ class Offers {
   }
 }
 
-function accept(socket: Socket, options: TlsOptions, timeoutMs: number): Promise<TLSSocket> {
+function accept<Stream>(
+  socket: Socket,
+  options: TlsOptions,
+  timeoutMs: number,
+  take: (accepted: TLSSocket) => Stream,
+): Promise<Stream> {
   return new Promise((resolve, reject) => {
-    const server = createServer({ ...options, allowHalfOpen: true });
+    const server = createServer(options);
     // The TLS socket reports what happens to the one below it.
     socket.on('error', () => {});
+    // A peer that ends before the handshake is through has nothing to say. The TLS socket copies this.
+    socket.allowHalfOpen = false;
     const timer = setTimeout(() => {
       reject(timeoutError());
       socket.destroy();
     }, timeoutMs);
     server.once('secureConnection', (accepted) => {
       clearTimeout(timer);
-      resolve(accepted);
+      accepted.allowHalfOpen = true;
+      try {
+        resolve(take(accepted));
+      } catch (error) {
+        accepted.on('error', () => {});
+        accepted.destroy();
+        reject(error as Error);
+      }
     });
     server.once('tlsClientError', (error, failed) => {
       clearTimeout(timer);
@@ -140,6 +159,7 @@ function isRejectedOffer(error: unknown): boolean {
 }
 
 function linkRefusal(error: unknown, socket: Socket, peerName: string, offers: Offers): Failure {
+  if (error instanceof Failure) return error;
   const detail = `${offers.describe()}${tlsReason(error)}`;
   if (offers.any && isRejectedOffer(error)) {
     return new Failure('secret-rejected', `${peerName} does not have our secret: ${detail}`, { cause: error });

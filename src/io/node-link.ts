@@ -10,7 +10,7 @@ import { linkClientOptions, linkProofFault } from '../secure/link-tls.ts';
 import type { LinkTls } from '../secure/tls.ts';
 import { type Address, type ByteStream, formatAddress, type Listener } from './network.ts';
 import { tlsReason } from './network-failure.ts';
-import { acceptLinkTls, HANDSHAKE_TIMEOUT_MS } from './node-handshake.ts';
+import { acceptLinkTls, HANDSHAKE_TIMEOUT_MS, type Take } from './node-handshake.ts';
 import { connectSocket, listenSockets, peerNameOf } from './node-socket.ts';
 import { NodeStream } from './node-stream.ts';
 
@@ -41,10 +41,11 @@ export async function listenLink(
   const shake = async (socket: Socket): Promise<void> => {
     const peerName = peerNameOf(socket);
     try {
-      const accepted = await acceptLinkTls(socket, peerName, tls, limits.handshakeTimeoutMs);
+      const take: Take<ByteStream> = (accepted, identity) => new NodeStream(accepted, peerName, identity);
+      const stream = await acceptLinkTls(socket, peerName, tls, limits.handshakeTimeoutMs, take);
       pending.delete(socket);
-      if (closed) accepted.socket.destroy();
-      else onStream(new NodeStream(accepted.socket, peerName, accepted.identity));
+      if (closed) stream.destroy();
+      else onStream(stream);
     } catch (error) {
       pending.delete(socket);
       if (!(error instanceof Failure)) throw error;
@@ -135,7 +136,7 @@ function clientRefusal(error: unknown, where: string): Failure {
   } else if (code.startsWith('ERR_SSL_') && (!code.includes('ALERT') || code.includes('PROTOCOL_VERSION'))) {
     kind = 'peer-foreign';
     meaning = 'it does not speak the link: an NBD server, a web server?';
-  } else if (/CERT|SELF_SIGNED|ISSUER|ALTNAME/.test(code)) {
+  } else if (/CERT|SELF_SIGNED|ISSUER|VERIFY/.test(code)) {
     kind = 'peer-foreign';
     meaning = 'it showed a certificate and did not prove the secret';
   }

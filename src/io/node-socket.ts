@@ -12,10 +12,14 @@ const STALE_PROBE_MS = 2000;
 /** Only the owner may connect; who wants more opens it up. */
 const SOCKET_MODE = 0o600;
 
+/** Bytes of the path of a unix socket (sun_path without its end). libuv cuts longer ones off without a word. */
+const UNIX_PATH_SIZE_MAX = 107;
+
 /** Listens; sockets are handed over unread, half-open allowed, without delay for small writes. */
 export async function listenSockets(address: Address, onSocket: (socket: net.Socket) => void): Promise<Listener> {
   const where = formatAddress(address);
   try {
+    checkPath(address);
     return await bind(address, onSocket);
   } catch (error) {
     if (address.kind !== 'unix' || errnoOf(error) !== 'EADDRINUSE') throw listenFailure(error, where);
@@ -34,6 +38,7 @@ export function connectSocket(address: Address, timeoutMs: number): Promise<net.
   return new Promise((resolve, reject) => {
     let socket: net.Socket;
     try {
+      checkPath(address);
       socket = net.connect(connectOptions(address));
     } catch (error) {
       reject(connectFailure(error, where));
@@ -83,6 +88,14 @@ function connectOptions(address: Address): net.NetConnectOpts & { allowHalfOpen:
     case 'descriptor':
       throw new Failure('address-invalid', 'a handed-over socket is for listening');
   }
+}
+
+function checkPath(address: Address): void {
+  if (address.kind !== 'unix' || Buffer.byteLength(address.path) <= UNIX_PATH_SIZE_MAX) return;
+  throw new Failure(
+    'address-invalid',
+    `${address.path} is longer than ${UNIX_PATH_SIZE_MAX} bytes, too long for a socket`,
+  );
 }
 
 function bind(address: Address, onSocket: (socket: net.Socket) => void): Promise<Listener> {

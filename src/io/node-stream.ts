@@ -15,7 +15,7 @@ import { MIB } from '../base/units.ts';
 import type { NbdTls } from '../secure/tls.ts';
 import type { ByteStream, StreamEvents } from './network.ts';
 import { lostFailure } from './network-failure.ts';
-import { acceptNbdTls } from './node-handshake.ts';
+import { acceptNbdTls, type Take } from './node-handshake.ts';
 
 /** Bytes queued from which `write` asks to wait. Node's own mark of 16 KiB would stop at every reply. */
 const QUEUE_HIGH_SIZE = MIB;
@@ -31,6 +31,7 @@ export class NodeStream implements ByteStream {
   /** `write` has asked to wait, `drain` is owed. */
   #drainOwed = false;
   #ended = false;
+  #peerEnded = false;
   #handedOver = false;
   /** Set when the socket is gone. */
   #gone: { readonly reason: Error | undefined } | undefined;
@@ -49,6 +50,7 @@ export class NodeStream implements ByteStream {
     this.#events?.data(chunk);
   };
   readonly #onEnd = (): void => {
+    this.#peerEnded = true;
     this.#events?.end();
   };
   readonly #onDrain = (): void => {
@@ -63,6 +65,7 @@ export class NodeStream implements ByteStream {
     this.identity = identity;
     this.encrypted = socket instanceof TLSSocket;
     socket.on('error', this.#onError);
+    socket.on('end', this.#onEnd);
     if (socket.closed) this.#gone = { reason: undefined };
     else socket.on('close', this.#onClose);
   }
@@ -83,12 +86,12 @@ export class NodeStream implements ByteStream {
     assert(this.#events === undefined && !this.#handedOver, 'a stream is received once');
     this.#events = events;
     const gone = this.#gone;
+    // Later, as every other event: the caller is still setting itself up.
+    if (this.#peerEnded) queueMicrotask(() => events.end());
     if (gone !== undefined) {
-      // Later, as every other event: the caller is still setting itself up.
       queueMicrotask(() => events.close(gone.reason));
       return;
     }
-    this.#socket.on('end', this.#onEnd);
     this.#socket.on('drain', this.#onDrain);
     // Adding this listener starts the flow.
     this.#socket.on('data', this.#onData);
@@ -140,7 +143,7 @@ export class NodeStream implements ByteStream {
     this.#socket.off('end', this.#onEnd);
     this.#socket.off('drain', this.#onDrain);
     this.#socket.off('close', this.#onClose);
-    const accepted = await acceptNbdTls(this.#socket, this.peerName, tls);
-    return new NodeStream(accepted.socket, this.peerName, accepted.identity);
+    const take: Take<ByteStream> = (accepted, identity) => new NodeStream(accepted, this.peerName, identity);
+    return await acceptNbdTls(this.#socket, this.peerName, tls, take);
   }
 }
