@@ -11,7 +11,7 @@ import { adoptDaemon, type Child, runChild, startChild } from './children.ts';
 const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 const NBDTWIN = join(ROOT, 'bin/nbdtwin.js');
 const EXPORT_NAME = 'bench';
-const SETTLE_TIMEOUT_MS = 5 * 60_000;
+const SETTLE_TIMEOUT_MS = 2 * 60_000;
 const POLL_MS = 10;
 
 /** How the mirror came through a workload. */

@@ -48,6 +48,7 @@ export const DOORS: Readonly<Record<string, Door>> = {
   'node:buffer': PURE,
   'node:events': PURE,
   'node:path': PURE,
+  'node:url': PURE,
   'node:util': PURE,
   'node:zlib': { folders: ['base', 'store', 'link'], why: 'crc32, a pure function' },
   'node:fs': OUTSIDE,
