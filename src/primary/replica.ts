@@ -174,9 +174,9 @@ export class Replica {
     if (this.#pass !== undefined) this.#pass.cursor = end;
   }
 
+  /** From now on every operation is streamed, or order is given up. Marks set during the pass are still remembered. */
   endPass(): void {
     this.#pass = undefined;
-    this.marks.endPass();
   }
 
   #leftToPass(offset: number, length: number): boolean {

@@ -171,7 +171,7 @@ export class PrimarySession {
     if (!ordered || !forward) throw new Failure('frame-invalid', 'an acknowledgement of what was not sent');
     this.#positions = positions;
     this.#replica.window.applied(positions.applied);
-    if (positions.recorded > before.recorded) this.#replica.recorded(positions.recorded);
+    this.#replica.recorded(positions.recorded);
     this.#judge();
   }
 
@@ -202,6 +202,7 @@ export class PrimarySession {
       this.#events.rescanned(progress);
       this.#events.state('rescan-complete');
       this.#rescan = undefined;
+      this.#streaming = false;
       this.#judge();
     } catch (error) {
       if (!isFailure(error)) throw error;

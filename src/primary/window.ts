@@ -74,7 +74,7 @@ export class Window {
 
   /** When the oldest operation that the mirror has not applied entered; undefined when it has applied all. */
   get oldestUnappliedMs(): number | undefined {
-    return this.#entries[this.#unapplied]?.atMs;
+    return this.unappliedSize === 0 ? undefined : this.#entries[this.#unapplied]?.atMs;
   }
 
   hasRoomFor(dataSize: number): boolean {

@@ -1,0 +1,99 @@
+import { randomBytes } from 'node:crypto';
+import { expect, test } from 'vitest';
+import { KIB, MIB } from '../../../src/base/units.ts';
+import { Pair, writeRandomly } from '../../support/pair.ts';
+
+test('a new mirror is seeded and then streams', async () => {
+  const pair = await Pair.inStep();
+  await pair.write(4096, Buffer.from('hello'));
+  await pair.untilInStep();
+  pair.expectIdentical();
+});
+
+test('data written before the mirror was first met arrives by seeding', async () => {
+  const pair = await Pair.make();
+  await pair.startPrimary();
+  await pair.write(3 * MIB + 17, randomBytes(100_000));
+  await pair.startMirror();
+  await pair.untilInStep();
+  pair.expectIdentical();
+});
+
+test('writes, zeroes, trims and flushes of every shape arrive in order', async () => {
+  const pair = await Pair.inStep();
+  const writer = writeRandomly(pair);
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  expect(await writer.stop()).toBeGreaterThan(50);
+  await pair.untilInStep();
+  pair.expectIdentical();
+});
+
+test('a write longer than a frame of the opening arrives', async () => {
+  const pair = await Pair.inStep({ primary: { windowSize: 64 * MIB }, size: 64 * MIB });
+  await pair.write(5, randomBytes(32 * MIB));
+  await pair.untilInStep();
+  pair.expectIdentical();
+});
+
+test('a short break: the stream goes on where it was, without a rescan', async () => {
+  const pair = await Pair.inStep({ primary: { windowSize: 64 * MIB } });
+  const writer = writeRandomly(pair, 2);
+  for (let round = 0; round < 5; round += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    pair.proxy.drop();
+  }
+  await writer.stop();
+  await pair.untilInStep();
+  pair.expectIdentical();
+  expect(pair.link.sessions).toBeGreaterThan(3);
+  expect(pair.link.lastRescan?.pass).toBe(1);
+  expect(pair.link.lastRescan?.scope).toBe('everything');
+});
+
+test('a long break: the window overruns and a rescan of what is marked follows', async () => {
+  const pair = await Pair.inStep({ primary: { windowSize: MIB } });
+  pair.proxy.cut();
+  for (let index = 0; index < 8; index += 1) await pair.write(index * MIB, randomBytes(256 * KIB));
+  expect(pair.link.markedSize).toBeGreaterThan(0);
+  pair.proxy.restore();
+  await pair.untilInStep();
+  pair.expectIdentical();
+  expect(pair.link.lastRescan?.scope).toBe('marked');
+});
+
+test('clients write on through breaks, overruns and rescans: the images end up identical', async () => {
+  const pair = await Pair.inStep({ primary: { windowSize: 2 * MIB } });
+  const writer = writeRandomly(pair, 3);
+  for (let round = 0; round < 12; round += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 30 + (round % 4) * 100));
+    if (round % 3 === 2) {
+      pair.proxy.cut();
+      await new Promise((resolve) => setTimeout(resolve, 150));
+      pair.proxy.restore();
+    } else {
+      pair.proxy.drop();
+    }
+  }
+  await writer.stop();
+  await pair.untilInStep();
+  pair.expectIdentical();
+});
+
+test('a link slower than the writes never blocks a client', async () => {
+  const pair = await Pair.inStep({ primary: { windowSize: MIB } });
+  pair.proxy.rate = 512 * KIB;
+  for (let index = 0; index < 64; index += 1) await pair.write((index % 16) * MIB, randomBytes(256 * KIB));
+  expect(['behind', 'offline', 'connecting', 'negotiating', 'queued', 'rescan']).toContain(pair.link.state);
+  pair.proxy.rate = undefined;
+  await pair.untilInStep(40_000);
+  pair.expectIdentical();
+});
+
+test('the keys of the link are renewed under load, and nothing is lost', async () => {
+  const pair = await Pair.inStep({ primary: { rekeyIntervalMs: 1, windowSize: 64 * MIB } });
+  const writer = writeRandomly(pair, 4);
+  await pair.until('three sessions', () => pair.link.sessions >= 3);
+  await writer.stop();
+  await pair.untilInStep();
+  pair.expectIdentical();
+});
