@@ -8,7 +8,7 @@ interface AttachFlags {
   readonly host: string;
   readonly port: number;
   readonly socket?: string;
-  readonly export: string;
+  readonly export?: string;
   readonly connections: number;
   readonly timeout: number;
   readonly readOnly?: boolean;
@@ -35,7 +35,7 @@ export function addAttach(program: Command): void {
     .option('--host <host>', 'where the server is', '127.0.0.1')
     .option('--port <port>', 'its TCP port', countParser(1, 65535), NBD_PORT)
     .option('--socket <path>', 'its unix socket, instead of host and port')
-    .option('--export <name>', 'name of the export; the default one unless given', '')
+    .option('--export <name>', 'name of the export; the default one unless given')
     .option('--connections <count>', 'connections to use in parallel', countParser(1, 64), 1)
     .option(
       '--timeout <seconds>',
@@ -51,7 +51,7 @@ export function addAttach(program: Command): void {
       const config = {
         device,
         server,
-        exportName: flags.export,
+        exportName: flags.export ?? '',
         connections: flags.connections,
         timeoutSeconds: flags.timeout,
         readOnly: flags.readOnly === true,

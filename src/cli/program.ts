@@ -16,8 +16,8 @@ const EXIT_BUG = 70;
 
 const DESCRIPTION = `A disk that keeps a live copy of itself elsewhere.
 
-\`nbdtwin serve\` is an NBD server for a file, partition or block device: clients attach it and put a file system or a
-database on it. Every write is also sent, in order and encrypted, to \`nbdtwin mirror\` on another host, which keeps a
+\`nbdtwin serve\` is an NBD server for a file, partition or block device: clients attach it and put a file system or a \
+database on it. Every write is also sent, in order and encrypted, to \`nbdtwin mirror\` on another host, which keeps a \
 plain image. After an interruption the two find back together by themselves.`;
 
 const START = `
@@ -56,7 +56,7 @@ function report(error: unknown): number {
   // Commander has written its message.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : FAILURES.usage.exit;
   if (isFailure(error)) {
-    process.stderr.write(`nbdtwin: ${error.message}\n  ${error.hint}\n`);
+    process.stderr.write(`nbdtwin: ${error.code}: ${error.message}\n  ${error.hint}\n`);
     return error.exit;
   }
   process.stderr.write(`nbdtwin: internal error, please report it: ${messageOf(error)}\n`);

@@ -1,7 +1,7 @@
 import process from 'node:process';
 import { type Command, Option } from 'commander';
 import { Failure } from '../base/failure.ts';
-import { GIB, KIB, MIB, TIB } from '../base/units.ts';
+import { GIB, MIB, TIB } from '../base/units.ts';
 import { activationSockets } from '../daemon/activation.ts';
 import { type Address, LINK_PORT, NBD_PORT, parseSocketPath, parseTcpAddress } from '../daemon/address.ts';
 import type { NbdTlsConfig, ServeConfig } from '../daemon/config.ts';
@@ -22,7 +22,7 @@ interface ServeFlags extends SecretFlags, LogFlags {
   readonly mirror?: string;
   readonly identity?: string;
   readonly export?: string;
-  readonly description: string;
+  readonly description?: string;
   /** False with --no-listen. */
   readonly listen?: string[] | false;
   readonly socket?: string[];
@@ -78,17 +78,24 @@ export function addServe(program: Command): void {
       'most bytes per second that a rescan reads, such as 50M; adaptive unless given',
       parseRate,
     )
-    .option(
-      '--window <size>',
-      'memory for operations that the mirror does not have yet',
-      sizeParser(MIB, 64 * GIB),
-      64 * MIB,
+    .addOption(
+      new Option('--window <size>', 'memory for operations that the mirror does not have yet')
+        .argParser(sizeParser(MIB, 64 * GIB))
+        .default(64 * MIB, '64M'),
     )
-    .option('--rekey-bytes <size>', 'renew the keys of the link after this much', sizeParser(MIB, 16 * TIB), 64 * GIB)
-    .option('--rekey-interval <duration>', 'renew the keys of the link after this long', parseDuration, 3_600_000)
+    .addOption(
+      new Option('--rekey-bytes <size>', 'renew the keys of the link after this much')
+        .argParser(sizeParser(MIB, 16 * TIB))
+        .default(64 * GIB, '64G'),
+    )
+    .addOption(
+      new Option('--rekey-interval <duration>', 'renew the keys of the link after this long')
+        .argParser(parseDuration)
+        .default(3_600_000, '1h'),
+    )
     .optionsGroup('Export:')
     .option('--export <name>', 'its name; the base name of the disk without extension unless given')
-    .option('--description <text>', 'shown to clients that list exports', '')
+    .option('--description <text>', 'shown to clients that list exports')
     .option('--read-only', 'refuse every change')
     .option('--create', 'make the disk, a sparse file of --size')
     .option('--size <size>', 'with --create, such as 10G', sizeParser(512, Number.MAX_SAFE_INTEGER))
@@ -112,7 +119,11 @@ export function addServe(program: Command): void {
     .option('--tls-key <file>', 'its key, PEM')
     .option('--tls-ca <file>', 'clients must show a certificate of this authority, PEM')
     .optionsGroup('Process:')
-    .option('--drain-timeout <duration>', 'how long a stop waits for clients and mirror', parseDuration, 10_000);
+    .addOption(
+      new Option('--drain-timeout <duration>', 'how long a stop waits for clients and mirror')
+        .argParser(parseDuration)
+        .default(10_000, '10s'),
+    );
   addLogOption(command)
     .addHelpText('after', EXAMPLES)
     .action(async (disk: string, flags: ServeFlags) => {
@@ -129,7 +140,6 @@ function serveConfig(disk: string, flags: ServeFlags): ServeConfig {
   if (flags.create === true && flags.readOnly === true) {
     throw new Failure('usage', '--create and --read-only exclude each other');
   }
-  if (flags.window % KIB !== 0) throw new Failure('config-invalid', '--window is a multiple of 1K');
   const replicating = flags.mirror !== undefined;
   if (!replicating && (flags.rescan === true || flags.identity !== undefined || flags.rescanRate !== undefined)) {
     throw new Failure('usage', '--rescan, --rescan-rate and --identity need --mirror');
@@ -143,7 +153,7 @@ function serveConfig(disk: string, flags: ServeFlags): ServeConfig {
     createSize: flags.create === true ? flags.size : undefined,
     readOnly: flags.readOnly === true,
     exportName: flags.export,
-    description: flags.description,
+    description: flags.description ?? '',
     listen: listenAddresses(flags),
     tls: {
       mode: flags.tls,

@@ -39,6 +39,7 @@ export function attach(config: AttachConfig, announce: Announce): void {
 /** Gives the device back. Failures: `usage`, `program-missing`, `program-failed`, `device-busy` when it is mounted. */
 export function detach(device: string, dryRun: boolean, announce: Announce): void {
   const name = deviceName(device);
+  if (!dryRun && !deviceExists(name)) throw new Failure('device-missing', `${device} does not exist`);
   const mounted = mountPoint(name);
   if (mounted !== undefined) throw new Failure('device-busy', `${device} is mounted at ${mounted}`);
   if (dryRun) announce(shellText(['nbd-client', '-d', device]));

@@ -1,0 +1,259 @@
+/**
+ * The demonstration: what nbdtwin is for, on one machine, in half a minute.
+ *
+ * A primary and a mirror run as processes of their own, linked over TCP through a relay. A file system is written
+ * through NBD; the link is cut while writes go on, once for so long that the window holds what the mirror missed, once
+ * for longer; each time the mirror must be found in step again. At the end every bit of both images is compared.
+ */
+import process from 'node:process';
+import { Failure, isFailure, messageOf } from '../../base/failure.ts';
+import { formatDuration, formatSize, GIB, MIB } from '../../base/units.ts';
+import { systemClock } from '../../io/clock.ts';
+import { nodeNetwork } from '../../io/node-network.ts';
+import { findProgram, runToEnd } from '../../io/programs.ts';
+import { systemRandom } from '../../io/random.ts';
+import { connectNbd, type NbdClient } from '../../nbd/client.ts';
+import type { Screen } from '../../observe/live-screen.ts';
+import { firstDifference } from './compare.ts';
+import { Display } from './display.ts';
+import { type Act, actsTable, rescannedSince, rescanShare, totalsOf } from './ledger.ts';
+import { lookAround } from './look-around.ts';
+import { MARKER, makeMaterial } from './material.ts';
+import { openStage, type Stage } from './stage.ts';
+import { linkOf, Watch } from './watch.ts';
+import { copyImage, dataSize, scatter } from './writer.ts';
+
+const DISK_SIZE = GIB;
+const WINDOW_SIZE = 32 * MIB;
+/** The file system fills the first half; the second half is written at random, as a database would. */
+const FILE_SYSTEM_SIZE = DISK_SIZE / 2;
+const SHORT_CUT = { size: 16 * MIB, durationMs: 2500 };
+const LONG_CUT = { size: 80 * MIB, durationMs: 3500 };
+/** Bytes that all of it may take on the temporary file system. */
+const SPACE_NEEDED = 768 * MIB;
+const CATCH_UP_TIMEOUT_MS = 120_000;
+
+export interface DemoOptions {
+  readonly screen: Screen;
+  /** Go on serving after the end, until a signal comes. */
+  readonly keepServing: boolean;
+}
+
+/**
+ * Runs it. Resolves when all was as it should be. Failures: `differences-found` when the images differ, `interrupted`,
+ * `program-failed`, `not-ready`, `no-space`. No process and no folder is left behind in any case.
+ */
+export async function runDemo(options: DemoOptions): Promise<void> {
+  const display = new Display(options.screen);
+  const interruption = watchSignals();
+  let stage: Stage | undefined;
+  let watch: Watch | undefined;
+  try {
+    display.print(display.strong('nbdtwin: a disk that keeps a live copy of itself elsewhere'), '');
+    display.begin('starting a primary and a mirror');
+    stage = await openStage({ diskSize: DISK_SIZE, windowSize: WINDOW_SIZE, marker: MARKER });
+    watch = new Watch(stage, systemClock, display);
+    const play = new Play(stage, watch, display);
+    await Promise.race([play.run(), interruption.asked, stage.failed]);
+    if (options.keepServing && display.isLive) {
+      display.print('', ...(await lookAround(stage, play.wroteFileSystem)), '');
+      await Promise.race([interruption.asked.catch(() => {}), stage.failed]);
+    }
+  } catch (error) {
+    display.clear();
+    if (isFailure(error, 'interrupted')) display.print('interrupted: stopping the processes, removing the folder');
+    throw error;
+  } finally {
+    display.begin('stopping the processes, removing the folder');
+    await watch?.stop();
+    await stage?.close();
+    display.clear();
+    interruption.ignore();
+  }
+}
+
+/** Rejects `asked` with `interrupted` at the first signal; those that follow are ignored, the cleaning is under way. */
+function watchSignals(): { asked: Promise<never>; ignore(): void } {
+  let interrupt: () => void = () => {};
+  const asked = new Promise<never>((_, reject) => {
+    interrupt = () => reject(new Failure('interrupted', 'interrupted'));
+  });
+  asked.catch(() => {});
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  for (const signal of signals) process.on(signal, interrupt);
+  return {
+    asked,
+    ignore() {
+      for (const signal of signals) process.off(signal, interrupt);
+    },
+  };
+}
+
+/** The acts, one after the other. */
+class Play {
+  readonly #stage: Stage;
+  readonly #watch: Watch;
+  readonly #display: Display;
+  readonly #acts: Act[] = [];
+  wroteFileSystem = false;
+
+  constructor(stage: Stage, watch: Watch, display: Display) {
+    this.#stage = stage;
+    this.#watch = watch;
+    this.#display = display;
+  }
+
+  async run(): Promise<void> {
+    const free = await this.#stage.folder.freeSize();
+    if (free < SPACE_NEEDED) {
+      const where = this.#stage.folder.path;
+      throw new Failure('no-space', `${where} has ${formatSize(free)} free, ${formatSize(SPACE_NEEDED)} are needed`);
+    }
+    const { primary, mirror } = this.#stage;
+    this.#display.done(
+      `a primary (pid ${primary.pid}) and a mirror (pid ${mirror.pid}) run in ${this.#stage.folder.path}`,
+    );
+    await this.#firstContact();
+    const client = await connectNbd({ network: nodeNetwork, address: this.#stage.nbdAddress, exportName: 'disk' });
+    await this.#writeFileSystem(client);
+    await this.#shortCut(client);
+    await this.#longCut(client);
+    await client.close();
+    await this.#compare();
+    this.#display.print('', ...actsTable(this.#acts, DISK_SIZE), '');
+    await this.#tellSizes();
+  }
+
+  async #firstContact(): Promise<void> {
+    this.#display.begin('first contact');
+    await this.#act('first contact', async () => {
+      await this.#watch.inStep(CATCH_UP_TIMEOUT_MS);
+    });
+    this.#display.done(`${formatSize(DISK_SIZE)} disk, still empty, and the mirror’s image of it are in step`);
+  }
+
+  async #writeFileSystem(client: NbdClient): Promise<void> {
+    this.#display.begin('making a file system to write');
+    const material = await makeMaterial(this.#stage.folder, FILE_SYSTEM_SIZE, systemRandom);
+    this.wroteFileSystem = material.isFileSystem;
+    const size = dataSize(material.image);
+    this.#display.begin(`writing ${material.description} through NBD`);
+    const act = await this.#act('file system', async () => {
+      await copyImage(client, material.image, (done) => this.#display.progress(done, size));
+      this.#display.begin('the mirror follows');
+      await this.#watch.inStep(CATCH_UP_TIMEOUT_MS);
+    });
+    await material.image.close();
+    this.#display.done(
+      `${material.description}, ${formatSize(size)}, written and on the mirror in ${formatDuration(act.elapsedMs)}`,
+    );
+  }
+
+  async #shortCut(client: NbdClient): Promise<void> {
+    const act = await this.#act('short cut', () =>
+      this.#writeAcrossCut(client, SHORT_CUT, 'writing; the link is cut for a while'),
+    );
+    const how = act.rescanned === undefined ? 'caught up in order, without a rescan' : 'in step again';
+    this.#display.done(`link cut while ${formatSize(SHORT_CUT.size)} were written: ${how}`);
+  }
+
+  async #longCut(client: NbdClient): Promise<void> {
+    const act = await this.#act('long cut', () =>
+      this.#writeAcrossCut(
+        client,
+        LONG_CUT,
+        `writing; the link is cut for more than the window of ${formatSize(WINDOW_SIZE)}`,
+      ),
+    );
+    const how =
+      act.rescanned === undefined ? 'in step again' : `a rescan sent ${rescanShare(act.rescanned, DISK_SIZE)}`;
+    this.#display.done(`link cut while ${formatSize(LONG_CUT.size)} were written, more than the window holds: ${how}`);
+  }
+
+  /** Cuts the link after a tenth of the writes, mends it when the rest is written, waits until the mirror is in step. */
+  async #writeAcrossCut(client: NbdClient, plan: { size: number; durationMs: number }, step: string): Promise<void> {
+    this.#display.begin(step);
+    const { relay } = this.#stage;
+    let isCut = false;
+    const place = { offset: FILE_SYSTEM_SIZE, length: DISK_SIZE - FILE_SYSTEM_SIZE };
+    try {
+      await scatter(client, systemClock, systemRandom, { ...place, ...plan }, (done) => {
+        this.#display.progress(done, plan.size);
+        if (isCut || done < plan.size / 10) return;
+        isCut = true;
+        relay.cut();
+      });
+    } finally {
+      relay.mend();
+    }
+    this.#display.begin('the link is back: the mirror catches up');
+    await this.#watch.inStep(CATCH_UP_TIMEOUT_MS);
+  }
+
+  async #compare(): Promise<void> {
+    this.#display.begin('nbdtwin verify: comparing digests of both images');
+    const report = await this.#stage.verify((progress) =>
+      this.#display.progress(progress.comparedSize, progress.scopeSize),
+    );
+    if (report.differingSize > 0) this.#differ(`verify found ${formatSize(report.differingSize)} that differ`);
+    this.#display.done(`nbdtwin verify: identical, ${formatDuration(report.elapsedMs)}`);
+
+    this.#display.begin('comparing both images bit for bit');
+    const { diskPath, imagePath } = this.#stage;
+    const difference = await firstDifference(diskPath, imagePath, (done) => this.#display.progress(done, DISK_SIZE));
+    if (difference !== undefined) this.#differ(`the images differ near byte ${difference}`);
+    this.#display.done(`bit for bit: all ${formatSize(DISK_SIZE)} of both images are identical`);
+
+    if (this.#stage.relay.sawMarker) this.#differ('the link carried what was written in clear');
+    this.#display.done(
+      `on the link: ${formatSize(this.#stage.relay.carriedSize)}, nothing of what was written in clear`,
+    );
+    await this.#checkFileSystem();
+  }
+
+  async #checkFileSystem(): Promise<void> {
+    const e2fsck = findProgram('e2fsck');
+    if (!this.wroteFileSystem || e2fsck === undefined) return;
+    this.#display.begin('checking the file system on the mirror’s image');
+    try {
+      await runToEnd([e2fsck, '-fn', this.#stage.imagePath]);
+    } catch (error) {
+      this.#differ(`the file system on the mirror’s image is damaged: ${messageOf(error)}`);
+    }
+    this.#display.done('e2fsck: the file system on the mirror’s image is clean');
+  }
+
+  async #tellSizes(): Promise<void> {
+    const { folder } = this.#stage;
+    const disk = formatSize(await folder.occupiedSize('disk.img'));
+    const image = formatSize(await folder.occupiedSize('mirror/disk.img'));
+    this.#display.print(
+      `Of ${formatSize(DISK_SIZE)} the disk occupies ${disk}, the mirror’s image ${image}: zeroes stay holes.`,
+    );
+  }
+
+  #differ(what: string): never {
+    this.#display.failed(what);
+    throw new Failure('differences-found', what);
+  }
+
+  /** Performs one act and enters it in the table. */
+  async #act(name: string, perform: () => Promise<void>): Promise<Act> {
+    const before = await this.#stage.status();
+    const wireBefore = this.#stage.relay.carriedSize;
+    this.#watch.takeMostLag();
+    const startMs = systemClock.nowMs();
+    await perform();
+    const after = await this.#stage.status();
+    const act: Act = {
+      name,
+      before: totalsOf(before, wireBefore),
+      after: totalsOf(after, this.#stage.relay.carriedSize),
+      mostLag: this.#watch.takeMostLag(),
+      elapsedMs: systemClock.nowMs() - startMs,
+      rescanned: linkOf(before).state === 'seeding' ? undefined : rescannedSince(before, after),
+    };
+    this.#acts.push(act);
+    return act;
+  }
+}

@@ -1,0 +1,79 @@
+import { mkdirSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { MIB } from '../../src/base/units.ts';
+import { parseTcpAddress } from '../../src/daemon/address.ts';
+import { nodeNetwork } from '../../src/io/node-network.ts';
+import { connectNbd, type NbdClient } from '../../src/nbd/client.ts';
+import { Daemon, type ProcessOptions } from './daemon.ts';
+import { temporaryFolder } from './temporary-folder.ts';
+
+/** A secret of 256 bits, the same for all tests. */
+export const SECRET_LINE = `nbdtwin:${'5e'.repeat(32)}\n`;
+
+export interface TwinOptions {
+  readonly size?: number;
+  readonly serve?: readonly string[];
+  readonly mirror?: readonly string[];
+}
+
+/**
+ * A primary and a mirror as processes of their own, with a disk, a mirror directory and a secret in a folder that is
+ * removed at the end of the test.
+ */
+export class Twin {
+  readonly folder: string;
+  readonly disk: string;
+  readonly images: string;
+  readonly image: string;
+  readonly secret: string;
+  readonly #options: TwinOptions;
+  primary!: Daemon;
+  mirror!: Daemon;
+
+  /** Nothing runs yet. */
+  constructor(options: TwinOptions = {}) {
+    this.#options = options;
+    this.folder = temporaryFolder();
+    this.disk = join(this.folder, 'disk.img');
+    this.images = join(this.folder, 'images');
+    this.image = join(this.images, 'disk.img');
+    this.secret = join(this.folder, 'secret');
+    writeFileSync(this.secret, SECRET_LINE, { mode: 0o600 });
+    mkdirSync(this.images);
+    writeFileSync(this.disk, '');
+    truncateSync(this.disk, options.size ?? 16 * MIB);
+  }
+
+  /** Both run, and the mirror is in step. */
+  static async inStep(options: TwinOptions = {}): Promise<Twin> {
+    const twin = new Twin(options);
+    await twin.startMirror();
+    await twin.startPrimary();
+    await twin.primary.untilInStep();
+    return twin;
+  }
+
+  async startMirror(listen = '127.0.0.1:0', options: ProcessOptions = {}): Promise<Daemon> {
+    const args = ['mirror', this.images, '--listen', listen, '--secret-file', this.secret];
+    this.mirror = await Daemon.start(this.folder, [...args, ...(this.#options.mirror ?? [])], options);
+    return this.mirror;
+  }
+
+  /** Links it to the mirror that was started last, or to `mirror` (host:port). */
+  async startPrimary(mirror = `127.0.0.1:${this.mirror.address.port}`, options: ProcessOptions = {}): Promise<Daemon> {
+    const args = ['serve', this.disk, '--listen', '127.0.0.1:0', '--mirror', mirror, '--secret-file', this.secret];
+    this.primary = await Daemon.start(this.folder, [...args, ...(this.#options.serve ?? [])], options);
+    return this.primary;
+  }
+
+  /** A connection to the primary. */
+  connect(): Promise<NbdClient> {
+    return connectTo(this.primary);
+  }
+}
+
+/** A connection to the default export of a primary, over TCP. */
+export function connectTo(primary: Daemon): Promise<NbdClient> {
+  const { host, port } = primary.address;
+  return connectNbd({ network: nodeNetwork, address: parseTcpAddress(`${host}:${port}`), exportName: '' });
+}
