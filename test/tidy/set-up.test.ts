@@ -51,6 +51,21 @@ describe('prepare', () => {
   });
 });
 
+describe('package-lock.json', () => {
+  it('holds all that its packages name, for every platform: npm ci refuses a lock file that does not', () => {
+    const { packages } = JSON.parse(readFileSync(join(ROOT, 'package-lock.json'), 'utf8'));
+    const isLocked = (from: string, name: string): boolean =>
+      `${from}/node_modules/${name}`.replace(/^\//, '') in packages ||
+      (from !== '' && isLocked(from.slice(0, Math.max(0, from.lastIndexOf('/node_modules/'))), name));
+    const missing = Object.entries<{ dependencies?: object; optionalDependencies?: object }>(packages).flatMap(
+      ([path, { dependencies, optionalDependencies }]) =>
+        Object.keys({ ...dependencies, ...optionalDependencies }).filter((name) => !isLocked(path, name)),
+    );
+    expect(Object.keys(packages).length).toBeGreaterThan(50);
+    expect(missing).toEqual([]);
+  });
+});
+
 describe('peer programs', () => {
   it('are asked for by package, each package once', () => {
     expect(missingPackages(() => true)).toEqual([]);
