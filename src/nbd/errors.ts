@@ -1,5 +1,5 @@
 import { Command, CommandFlag, ErrorCode, type Request } from 'nbd-protocol';
-import type { Failure } from '../base/failure.ts';
+import { Failure, type FailureCode } from '../base/failure.ts';
 
 /**
  * The protocol's error for a request that failed. Two values are reserved by the specification: ENOTSUP for FAST_ZERO,
@@ -28,4 +28,18 @@ export function errorOf(failure: Failure, request: Request): ErrorCode {
 
 function isFastZero(request: Request): boolean {
   return request.command === Command.WRITE_ZEROES && (request.flags & CommandFlag.FAST_ZERO) !== 0;
+}
+
+const CODES: Readonly<Record<number, FailureCode>> = {
+  [ErrorCode.EPERM]: 'not-permitted',
+  [ErrorCode.EINVAL]: 'invalid-request',
+  [ErrorCode.ENOSPC]: 'no-space',
+  [ErrorCode.EOVERFLOW]: 'overflow',
+  [ErrorCode.ENOTSUP]: 'not-supported',
+  [ErrorCode.ESHUTDOWN]: 'shutting-down',
+};
+
+/** The other way round: what a server's error means to a client. */
+export function failureOf(error: number, message: string): Failure {
+  return new Failure(CODES[error] ?? 'io-error', message === '' ? `the server answered with error ${error}` : message);
 }
