@@ -114,7 +114,7 @@ function accept<Stream>(
       } catch (error) {
         accepted.on('error', () => {});
         accepted.destroy();
-        reject(error as Error);
+        reject(error);
       }
     });
     server.once('tlsClientError', (error, failed) => {
