@@ -237,7 +237,9 @@ describe('listening and connecting', () => {
         stream.receive({ data: (chunk) => stream.write([Buffer.from('echo '), chunk]), drain() {}, end: () => stream.end(), close: () => process.exit() });
       });
       console.log(JSON.stringify(listener.address));`;
-    XX;
+    const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+      stdio: ['ignore', 'pipe', 'inherit', fd],
+    });
     onTestFinished(() => void child.kill('SIGKILL'));
     const [ready] = (await once(child.stdout!, 'data')) as [Buffer];
     expect(JSON.parse(ready.toString())).toEqual({ kind: 'descriptor', descriptor: 3 });
