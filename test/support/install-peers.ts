@@ -1,5 +1,5 @@
 /**
- * Set-up of the suites that run peer programs: installs what is missing from Debian's packages where that is allowed
+ * Set-up of the suites that may run peer programs: installs what is missing from Debian's packages where that is allowed
  * (root, or sudo that asks for no password). Where it is not, or fails, the suites that need them say so themselves.
  */
 import { spawnSync } from 'node:child_process';
@@ -24,8 +24,13 @@ function say(text: string): void {
   process.stderr.write(`test set-up: ${text}\n`);
 }
 
-/** vitest's globalSetup. */
+/** Set when one group of suites has been through this; the next need not try again. */
+const DONE = 'NBDTWIN_PEERS_TRIED';
+
+/** vitest's globalSetup, once for each group of suites that needs it. */
 export default function installPeers(): void {
+  if (process.env[DONE] !== undefined) return;
+  process.env[DONE] = 'yes';
   const packages = missingPackages((program) => programPath(program) !== undefined);
   if (packages.length === 0) return;
   const prefix = rootPrefix();
