@@ -9,7 +9,7 @@ import type { Socket } from 'node:net';
 import { createServer, type TLSSocket, type TlsOptions } from 'node:tls';
 import { errnoOf, Failure } from '../base/failure.ts';
 import { linkProofFault, linkServerOptions, type Offer } from '../secure/link-tls.ts';
-import { nbdServerOptions } from '../secure/nbd-tls.ts';
+import { nbdProof, nbdServerOptions } from '../secure/nbd-tls.ts';
 import type { LinkTls, NbdTls } from '../secure/tls.ts';
 import { tlsReason } from './network-failure.ts';
 
@@ -33,9 +33,9 @@ export async function acceptLinkTls<Stream>(
   const offers = new Offers();
   try {
     return await accept(socket, linkServerOptions(tls, offers.note), timeoutMs, (accepted) => {
-      const fault = offers.proved === undefined ? 'no secret was offered' : linkProofFault(accepted);
+      const fault = offers.known === undefined ? 'no secret was offered' : linkProofFault(accepted);
       if (fault !== undefined) throw new Failure('secret-rejected', `${peerName}: ${fault}`);
-      return take(accepted, offers.proved);
+      return take(accepted, offers.known);
     });
   } catch (error) {
     throw linkRefusal(error, socket, peerName, offers);
@@ -54,10 +54,9 @@ export async function acceptNbdTls<Stream>(
     const options = nbdServerOptions(tls, offers.note);
     // Our answer to STARTTLS must be out before the first byte of TLS.
     await flushed(socket, HANDSHAKE_TIMEOUT_MS);
-    return await accept(socket, options, HANDSHAKE_TIMEOUT_MS, (accepted) => {
-      const subject = accepted.getPeerCertificate()?.subject?.CN;
-      return take(accepted, offers.proved ?? (Array.isArray(subject) ? subject[0] : subject));
-    });
+    return await accept(socket, options, HANDSHAKE_TIMEOUT_MS, (accepted) =>
+      take(accepted, nbdProof(tls, accepted, offers.known)),
+    );
   } catch (error) {
     socket.destroy();
     if (error instanceof Failure) throw error;
@@ -69,22 +68,22 @@ export async function acceptNbdTls<Stream>(
 
 /** What a client offered during one handshake. */
 class Offers {
-  /** The identity whose key the handshake proves, once it has succeeded: the last known one that was offered. */
-  proved: string | undefined;
+  /** The last identity offered that has a key. Proved only when the handshake has succeeded *and used the key*. */
+  known: string | undefined;
   #unknown: string | undefined;
 
   readonly note = (offer: Offer): void => {
-    if (offer.known) this.proved = offer.identity;
+    if (offer.known) this.known = offer.identity;
     else this.#unknown = offer.identity;
   };
 
   get any(): boolean {
-    return this.proved !== undefined || this.#unknown !== undefined;
+    return this.known !== undefined || this.#unknown !== undefined;
   }
 
   /** For messages; an unknown identity may hold anything. */
   describe(): string {
-    if (this.proved !== undefined) return `identity ${this.proved}: `;
+    if (this.known !== undefined) return `identity ${this.known}: `;
     if (this.#unknown !== undefined) return `unknown identity ${JSON.stringify(this.#unknown.slice(0, 80))}: `;
     return '';
   }

@@ -37,7 +37,10 @@ export interface Offer {
   readonly known: boolean;
 }
 
-/** Options of a TLS server for one handshake. `onOffer` is called for each identity; the last known one is proved. */
+/**
+ * Options of a TLS server for one handshake. `onOffer` is called for each identity; the last known one is proved when
+ * the handshake has succeeded and `linkProofFault` finds no fault.
+ */
 export function linkServerOptions(tls: LinkTls, onOffer: (offer: Offer) => void): TlsOptions {
   const keys = new Map(tls.keys.map((key) => [key.identity, key.key]));
   return {

@@ -3,7 +3,7 @@
  * kept for GnuTLS and older OpenSSL clients, with forward secrecy and authenticated ciphers only.
  */
 import { constants } from 'node:crypto';
-import { createSecureContext, type SecureContextOptions, type TlsOptions } from 'node:tls';
+import { createSecureContext, type SecureContextOptions, type TLSSocket, type TlsOptions } from 'node:tls';
 import { Failure, messageOf } from '../base/failure.ts';
 import type { Offer } from './link-tls.ts';
 import type { NbdTls } from './tls.ts';
@@ -55,7 +55,8 @@ export function nbdServerOptions(tls: NbdTls, onOffer: (offer: Offer) => void = 
   return {
     ...context,
     requestCert: verifyClients,
-    rejectUnauthorized: verifyClients,
+    // `nbdProof` decides, since a client with a key needs no certificate, which Node sees differently by version.
+    rejectUnauthorized: false,
     ...(keys.size === 0
       ? {}
       : {
@@ -66,4 +67,28 @@ export function nbdServerOptions(tls: NbdTls, onOffer: (offer: Offer) => void = 
           },
         }),
   };
+}
+
+/**
+ * What a finished handshake has proved: the identity of a key, or of a certificate where one is demanded; undefined when
+ * nobody had to prove anything. Throws `secret-rejected` when something had to be proved and was not.
+ * `offered` is the last known identity that the client named; naming it proves nothing: OpenSSL passes over a key, unseen,
+ * when the suite does not fit it, and goes on with certificates.
+ */
+export function nbdProof(tls: NbdTls, socket: TLSSocket, offered: string | undefined): string | undefined {
+  if (offered !== undefined && keyWasUsed(socket)) return offered;
+  if (tls.certificate === undefined) throw new Failure('secret-rejected', 'no secret was proved');
+  if (tls.certificate.clientAuthority === undefined) return undefined;
+  if (!socket.authorized) {
+    const reason: unknown = socket.authorizationError;
+    throw new Failure('secret-rejected', `no certificate of the named authority: ${String(reason)}`);
+  }
+  const name = socket.getPeerCertificate().subject.CN;
+  return Array.isArray(name) ? name[0] : name;
+}
+
+function keyWasUsed(socket: TLSSocket): boolean {
+  // In TLS 1.3 a key looks like a resumed session, and there are no others: tickets are off.
+  if (socket.getProtocol() === 'TLSv1.3') return socket.isSessionReused();
+  return TLS12_KEYS.includes(socket.getCipher().name);
 }

@@ -196,7 +196,7 @@ needPrograms(
 
       const none = await startServer(material);
       void startClient(none.plain, { ...trusting(authority), maxVersion });
-      expect(await none.outcome).toMatchObject({ code: 'tls-failed' });
+      expect(await none.outcome).toMatchObject({ code: 'secret-rejected' });
 
       const foreign = newAuthority('another authority').issue('carol');
       const wrong = await startServer(material);
@@ -206,9 +206,29 @@ needPrograms(
         cert: foreign.certificate,
         key: foreign.key,
       });
-      expect(await wrong.outcome).toMatchObject({ code: 'tls-failed' });
+      expect(await wrong.outcome).toMatchObject({ code: 'secret-rejected' });
     },
   );
+
+  it('takes no identity for proved that was only named, with a suite that passes over its key', async () => {
+    const authority = newAuthority();
+    const issued = authority.issue('server');
+    const naming = {
+      ...trusting(authority),
+      ...withKey({ identity: 'alice', key: randomBytes(32) }),
+      ciphers: 'TLS_AES_256_GCM_SHA384',
+    };
+    const open = await startServer({ keys: [KEY], certificate: issued });
+    const { stream } = await expectEcho(await startClient(open.plain, naming), await open.outcome);
+    expect(stream.identity).toBeUndefined();
+
+    const closed = await startServer({
+      keys: [KEY],
+      certificate: { ...issued, clientAuthority: authority.certificate },
+    });
+    void startClient(closed.plain, naming);
+    expect(await closed.outcome).toMatchObject({ code: 'secret-rejected' });
+  });
 
   it('serves keys and certificates side by side, also when clients need a certificate', async () => {
     const authority = newAuthority();
