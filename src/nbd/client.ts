@@ -43,7 +43,10 @@ export async function connectNbd(options: NbdClientOptions): Promise<NbdClient> 
   stream.receive({
     data: (chunk) => (client === undefined ? handshake.receive(chunk) : client.receive(chunk)),
     drain: () => client?.drained(),
-    end: () => handshake.failed(new Failure('connection-lost', 'the server closed the connection')),
+    end: () => {
+      handshake.failed(new Failure('connection-lost', 'the server closed the connection'));
+      stream.end();
+    },
     close: (reason) => {
       const failure = new Failure('connection-lost', 'the connection to the server was lost', { cause: reason });
       handshake.failed(failure);

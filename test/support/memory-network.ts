@@ -142,9 +142,7 @@ export class MemoryStream implements ByteStream {
   }
 
   #closeIfEnded(): void {
-    if (!this.#endSent || !this.#endDelivered) return;
-    this.#close();
-    this.#other!.#close();
+    if (this.#endSent && this.#endDelivered) this.#close();
   }
 
   #close(): void {
