@@ -41,7 +41,7 @@ export class Applier {
     this.#events = events;
   }
 
-  /** Payload bytes received and not yet applied. */
+  /** Memory of what was received and is not yet applied, in bytes. */
   get backlogSize(): number {
     return this.#backlogSize;
   }
@@ -54,7 +54,7 @@ export class Applier {
   push(frame: Frame): void {
     if (this.#stopped) return;
     this.#waiting.push(frame);
-    this.#backlogSize += frame.payload.length;
+    this.#backlogSize += frame.payload.length + FRAME_COST_SIZE;
     if (!this.#busy) this.#run();
   }
 
@@ -104,7 +104,7 @@ export class Applier {
 
   #done(frame: Frame): void {
     this.#next += 1;
-    this.#backlogSize -= frame.payload.length;
+    this.#backlogSize -= frame.payload.length + FRAME_COST_SIZE;
     if (this.#next >= COMPACT_COUNT) {
       this.#waiting.splice(0, this.#next);
       this.#next = 0;
@@ -184,6 +184,9 @@ export class Applier {
     this.#events.failed(reason);
   }
 }
+
+/** What a waiting frame costs besides its payload, in bytes: zeroes and barriers have none, and must be bounded too. */
+const FRAME_COST_SIZE = 128;
 
 /** Applied frames are dropped from the head of the queue in lots of this many. */
 const COMPACT_COUNT = 1024;

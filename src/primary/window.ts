@@ -8,7 +8,9 @@
  * Invariants:
  * - Sequences never go down from head to tail.
  * - Every operation in (baseSequence, lastSequence] that was not left to a pass is here.
- * - `usedSize` counts the data held plus ENTRY_OVERHEAD_SIZE for each entry.
+ * - `usedSize` counts the memory that the entries keep alive: ENTRY_OVERHEAD_SIZE each, and every underlying buffer once.
+ *   (A small write may be a view of a large chunk that came from a socket; counting the view alone would let a client
+ *   that mixes tiny writes with other requests pin far more than the limit.)
  *
  * The buffers are the very ones that were written to the disk, never a later read of it.
  */
@@ -43,6 +45,8 @@ export class Window {
   /** Index of the first entry that the mirror has not applied. */
   #unapplied = 0;
   #usedSize = 0;
+  /** Underlying buffers that entries keep alive, with how many do. */
+  readonly #pinned = new Map<ArrayBufferLike, number>();
   #throughSize = 0;
   #appliedThroughSize = 0;
   #baseSequence: number;
@@ -94,7 +98,8 @@ export class Window {
     assert(sequence >= (this.#entries.at(-1)?.sequence ?? this.#baseSequence), 'the window is in order');
     if (!remark) this.#throughSize += length;
     this.#entries.push({ type, flags, sequence, offset, length, data, remark, atMs, throughSize: this.#throughSize });
-    this.#usedSize += (data?.length ?? 0) + ENTRY_OVERHEAD_SIZE;
+    this.#usedSize += ENTRY_OVERHEAD_SIZE;
+    if (data !== undefined) this.#pin(data);
   }
 
   /** A barrier after `sequence`, unless that is already the last thing said. */
@@ -115,8 +120,7 @@ export class Window {
   /** The payload of a remark has been handed to the stream and is not needed again. */
   releaseRemark(entry: WindowEntry): void {
     assert(entry.remark, 'only remarks are released before they are recorded');
-    this.#usedSize -= entry.data?.length ?? 0;
-    entry.data = undefined;
+    this.#unpin(entry);
   }
 
   /** The mirror has applied up to `sequence`. */
@@ -132,8 +136,8 @@ export class Window {
     const limit = Math.min(this.#unsent, this.#unapplied);
     while (this.#head < limit && this.#entries[this.#head]!.sequence <= sequence) {
       const entry = this.#entries[this.#head]!;
-      this.#usedSize -= (entry.data?.length ?? 0) + ENTRY_OVERHEAD_SIZE;
-      entry.data = undefined;
+      this.#usedSize -= ENTRY_OVERHEAD_SIZE;
+      this.#unpin(entry);
       this.#head += 1;
     }
     this.#baseSequence = Math.max(this.#baseSequence, sequence);
@@ -143,12 +147,14 @@ export class Window {
   /** A session begins after `sequence`: remarks of the last one are gone, everything later is sent (again). */
   rewind(sequence: number): void {
     const kept: WindowEntry[] = [];
-    this.#usedSize = 0;
     for (let index = this.#head; index < this.#entries.length; index += 1) {
       const entry = this.#entries[index]!;
-      if (entry.remark) continue;
-      kept.push(entry);
-      this.#usedSize += (entry.data?.length ?? 0) + ENTRY_OVERHEAD_SIZE;
+      if (!entry.remark) {
+        kept.push(entry);
+        continue;
+      }
+      this.#usedSize -= ENTRY_OVERHEAD_SIZE;
+      this.#unpin(entry);
     }
     this.#entries = kept;
     this.#head = 0;
@@ -172,6 +178,7 @@ export class Window {
     this.#unsent = 0;
     this.#unapplied = 0;
     this.#usedSize = 0;
+    this.#pinned.clear();
     this.#appliedThroughSize = this.#throughSize;
     this.#baseSequence = sequence;
     this.#lastBarrier = -1;
@@ -183,6 +190,25 @@ export class Window {
       const entry = this.#entries[index]!;
       if (!entry.remark && entry.length > 0) visit(entry.offset, entry.length);
     }
+  }
+
+  #pin(data: Uint8Array): void {
+    const holders = this.#pinned.get(data.buffer) ?? 0;
+    if (holders === 0) this.#usedSize += data.buffer.byteLength;
+    this.#pinned.set(data.buffer, holders + 1);
+  }
+
+  #unpin(entry: WindowEntry): void {
+    const data = entry.data;
+    if (data === undefined) return;
+    entry.data = undefined;
+    const holders = this.#pinned.get(data.buffer)!;
+    if (holders > 1) {
+      this.#pinned.set(data.buffer, holders - 1);
+      return;
+    }
+    this.#pinned.delete(data.buffer);
+    this.#usedSize -= data.buffer.byteLength;
   }
 
   #compact(): void {
