@@ -29,8 +29,14 @@ export function statusLine(status: DaemonStatus): string {
 
 /** `mirror backup:10810 rescan [███░░] ...`, or its lag. */
 export function mirrorLinkLine(link: MirrorLinkStatus): string {
-  const detail = link.rescan === undefined ? `${lagText(link)} behind` : rescanText(link.rescan);
-  return `mirror ${link.mirror} ${link.state}, ${detail}`;
+  return `mirror ${link.mirror} ${link.state}, ${detailOf(link)}`;
+}
+
+function detailOf(link: MirrorLinkStatus): string {
+  if (link.rescan !== undefined) return rescanText(link.rescan);
+  if (link.state === 'behind' || link.state === 'queued') return `${formatSize(link.markedSize)} to be compared`;
+  const retry = link.nextAttemptMs === undefined ? '' : `, next attempt in ${formatDuration(link.nextAttemptMs)}`;
+  return `${lagText(link)} behind${retry}`;
 }
 
 export function lagText(link: MirrorLinkStatus): string {

@@ -27,6 +27,7 @@ const DISK_SIZE = GIB;
 const WINDOW_SIZE = 32 * MIB;
 /** The file system fills the first half; the second half is written at random, as a database would. */
 const FILE_SYSTEM_SIZE = DISK_SIZE / 2;
+const COPY_MS = 3000;
 const SHORT_CUT = { size: 16 * MIB, durationMs: 2500 };
 const LONG_CUT = { size: 80 * MIB, durationMs: 3500 };
 /** Bytes that all of it may take on the temporary file system. */
@@ -48,13 +49,15 @@ export async function runDemo(options: DemoOptions): Promise<void> {
   const interruption = watchSignals();
   let stage: Stage | undefined;
   let watch: Watch | undefined;
+  let playing: Promise<void> = Promise.resolve();
   try {
     display.print(display.strong('nbdtwin: a disk that keeps a live copy of itself elsewhere'), '');
     display.begin('starting a primary and a mirror');
     stage = await openStage({ diskSize: DISK_SIZE, windowSize: WINDOW_SIZE, marker: MARKER });
     watch = new Watch(stage, systemClock, display);
     const play = new Play(stage, watch, display);
-    await Promise.race([play.run(), interruption.asked, stage.failed]);
+    playing = play.run();
+    await Promise.race([playing, interruption.asked, stage.failed]);
     if (options.keepServing && display.isLive) {
       display.print('', ...(await lookAround(stage, play.wroteFileSystem)), '');
       await Promise.race([interruption.asked.catch(() => {}), stage.failed]);
@@ -66,7 +69,7 @@ export async function runDemo(options: DemoOptions): Promise<void> {
   } finally {
     display.begin('stopping the processes, removing the folder');
     await watch?.stop();
-    await stage?.close();
+    await stage?.close(playing);
     display.clear();
     interruption.ignore();
   }
@@ -139,7 +142,9 @@ class Play {
     const size = dataSize(material.image);
     this.#display.begin(`writing ${material.description} through NBD`);
     const act = await this.#act('file system', async () => {
-      await copyImage(client, material.image, (done) => this.#display.progress(done, size));
+      await copyImage(client, systemClock, material.image, { size, durationMs: COPY_MS }, (done) =>
+        this.#display.progress(done, size),
+      );
       this.#display.begin('the mirror follows');
       await this.#watch.inStep(CATCH_UP_TIMEOUT_MS);
     });

@@ -1,7 +1,8 @@
 /** What to do with a demonstration that goes on serving: how to attach the disk and look at the mirror's image. */
+import path from 'node:path';
 import { shellText } from '../../io/programs.ts';
 import { clientArguments } from '../attach.ts';
-import type { Stage } from './stage.ts';
+import { PROGRAM, type Stage } from './stage.ts';
 
 const ATTACH_TIMEOUT_SECONDS = 90;
 
@@ -27,7 +28,7 @@ export function lookAround(stage: Stage, isFileSystem: boolean): string[] {
     `   sudo losetup -r -f --show ${shellText([stage.imagePath])}`,
     ...look,
     'To watch both, from another terminal:',
-    `   NBDTWIN_RUNTIME_DIR=${shellText([stage.runtimeDirectory])} node bin/nbdtwin.js status --watch`,
+    `   NBDTWIN_RUNTIME_DIR=${shellText([stage.runtimeDirectory])} node ${shellText([path.relative('.', PROGRAM)])} status --watch`,
     '',
     'Ctrl-C stops both and removes everything.',
   ];

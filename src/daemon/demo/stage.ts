@@ -18,7 +18,8 @@ import type { ServeStatus } from '../status.ts';
 import { Unwinding } from '../unwinding.ts';
 import { Relay } from './relay.ts';
 
-const PROGRAM = fileURLToPath(new URL('../../../bin/nbdtwin.js', import.meta.url));
+/** The very program that runs here. */
+export const PROGRAM = fileURLToPath(new URL('../../../bin/nbdtwin.js', import.meta.url));
 
 /** What a child may still do when it is asked to stop. */
 const STOP_TIMEOUT_MS = 15_000;
@@ -90,9 +91,11 @@ export class Stage implements StageParts {
     return report as VerifyReport;
   }
 
-  /** Stops the processes, removes the folder. */
-  async close(): Promise<void> {
+  /** Stops the processes, waits until `playing` has noticed and uses the folder no more, removes the folder. */
+  async close(playing: Promise<unknown>): Promise<void> {
     await this.#opened.unwind();
+    await playing.catch(() => {});
+    await this.folder.remove();
   }
 
   #controlPath(): string {
@@ -108,9 +111,10 @@ const EXPORT = 'disk';
 /** Sets the stage. Failures: those of the processes, as `program-failed`; nothing is left behind then. */
 export async function openStage(options: StageOptions): Promise<Stage> {
   const opened = new Unwinding();
+  let removeFolder = async (): Promise<void> => {};
   try {
     const folder = await TemporaryFolder.make('nbdtwin-demo-');
-    opened.add(() => folder.remove());
+    removeFolder = () => folder.remove();
     const secret = await folder.writeFile('twin.key', `${await newSecret()}\n`);
     const images = await folder.makeFolder('mirror');
     const environment = { ...process.env, NBDTWIN_RUNTIME_DIR: await folder.makeFolder(RUNTIME) };
@@ -134,6 +138,7 @@ export async function openStage(options: StageOptions): Promise<Stage> {
     return new Stage({ folder, relay, primary, mirror, nbdAddress }, opened);
   } catch (error) {
     await opened.unwind();
+    await removeFolder();
     throw error;
   }
 }

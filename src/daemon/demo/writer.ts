@@ -22,14 +22,29 @@ export function dataSize(image: Disk): number {
   return size;
 }
 
-/** Copies what is not a hole to the start of the export, then flushes. */
-export async function copyImage(client: NbdClient, image: Disk, onProgress: OnProgress): Promise<void> {
+export interface CopyOptions {
+  /** Bytes of the image that are not holes. */
+  readonly size: number;
+  /** Least time to take: a pace that a mirror beside us on the same disk can follow. */
+  readonly durationMs: number;
+}
+
+/** Copies what is not a hole to the start of the export, at an even pace, then flushes. */
+export async function copyImage(
+  client: NbdClient,
+  clock: Clock,
+  image: Disk,
+  options: CopyOptions,
+  onProgress: OnProgress,
+): Promise<void> {
+  const pace = new Pace(clock, options);
   let done = 0;
   const pieces = dataPieces(image);
   await inParallel(async () => {
     const next = pieces.next();
     if (next.done === true) return false;
     const { offset, length } = next.value;
+    await pace.next(length);
     const data = Buffer.alloc(length);
     await image.read(data, offset);
     await client.write(offset, data);
@@ -57,15 +72,12 @@ export async function scatter(
   options: ScatterOptions,
   onProgress: OnProgress,
 ): Promise<void> {
-  const startMs = clock.nowMs();
-  let asked = 0;
+  const pace = new Pace(clock, options);
   let done = 0;
   await inParallel(async () => {
-    if (asked >= options.size) return false;
+    if (pace.isDone) return false;
     const length = BLOCK_SIZES[Math.floor(random.uniform() * BLOCK_SIZES.length)]!;
-    asked += length;
-    const dueMs = startMs + (asked / options.size) * options.durationMs;
-    if (dueMs > clock.nowMs()) await clock.sleep(dueMs - clock.nowMs());
+    await pace.next(length);
     const places = (options.length - length) / BLOCK_ALIGNMENT;
     const offset = options.offset + Math.floor(random.uniform() * places) * BLOCK_ALIGNMENT;
     await client.write(offset, fileContent(length, random));
@@ -74,6 +86,35 @@ export async function scatter(
     return true;
   });
   await client.flush();
+}
+
+/** Spreads a number of bytes evenly over a time. */
+class Pace {
+  readonly #clock: Clock;
+  readonly #startMs: number;
+  readonly #size: number;
+  readonly #durationMs: number;
+  #asked = 0;
+
+  constructor(clock: Clock, plan: { readonly size: number; readonly durationMs: number }) {
+    this.#clock = clock;
+    this.#startMs = clock.nowMs();
+    this.#size = plan.size;
+    this.#durationMs = plan.durationMs;
+  }
+
+  /** All has been asked for. */
+  get isDone(): boolean {
+    return this.#asked >= this.#size;
+  }
+
+  /** Waits until it is time for the next `length` bytes. */
+  async next(length: number): Promise<void> {
+    this.#asked += length;
+    const dueMs = this.#startMs + (this.#asked / this.#size) * this.#durationMs;
+    const nowMs = this.#clock.nowMs();
+    if (dueMs > nowMs) await this.#clock.sleep(dueMs - nowMs);
+  }
 }
 
 /** Runs `step` over and over, DEPTH at a time, until it returns false. */
