@@ -53,6 +53,7 @@ export class MirrorExport {
   #owner: Owner | undefined;
   #opening: Promise<unknown> = Promise.resolve();
   #problem: Failure | undefined;
+  #closed = false;
 
   constructor(world: World, log: Log, directory: string, name: string, admission: Admission) {
     this.#world = world;
@@ -154,6 +155,7 @@ export class MirrorExport {
 
   /** Clean stop: ends the session, applies what was received, records it. */
   async close(): Promise<void> {
+    this.#closed = true;
     await this.#opening;
     const owner = this.#owner;
     if (owner !== undefined) {
@@ -166,6 +168,7 @@ export class MirrorExport {
 
   /** Becomes the owner, or throws why not. */
   async #claim(owner: Owner): Promise<void> {
+    if (this.#closed) throw new Failure('mirror-shutting-down', 'the mirror is stopping');
     for (let previous = this.#owner; previous !== undefined; previous = this.#owner) {
       if (!previous.hello.volumeId.equals(owner.hello.volumeId)) {
         throw new Failure('name-taken', `another volume is writing to the export ${this.name}`);

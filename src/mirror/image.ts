@@ -14,7 +14,7 @@
  */
 import { assert } from '../base/assert.ts';
 import { ID_SIZE, NO_ID } from '../base/bytes.ts';
-import { errnoOf, Failure } from '../base/failure.ts';
+import { errnoOf, Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import type { Disk } from '../io/disk.ts';
 import type { World } from '../io/world.ts';
@@ -67,10 +67,22 @@ export class MirrorImage {
       throw new Failure('image-foreign', `${path} exists but was not made by this mirror (no state beside it)`);
     }
     if (present === undefined) {
+      const { seeded } = file.state;
       await file.close();
+      // The power went while it was being created: there was never anything in it.
+      if (!seeded) return undefined;
       throw new Failure('image-foreign', `${path} is missing while its state in ${path}.twin is there`);
     }
-    const disk = await world.files.openDisk(path, { lock: 'exclusive' });
+    let disk: Disk;
+    try {
+      disk = await world.files.openDisk(path, { lock: 'exclusive' });
+    } catch (error) {
+      await file.close();
+      if (!isFailure(error, 'disk-empty') || file.state.seeded) throw error;
+      // The power went between making the file and giving it its size.
+      await world.files.remove(path);
+      return undefined;
+    }
     const image = new MirrorImage(world, disk, file);
     await image.#distrustIfChanged(log, path);
     return image;
@@ -80,8 +92,8 @@ export class MirrorImage {
   static async create(world: World, directory: string, name: string, hello: Hello): Promise<MirrorImage> {
     const path = imagePath(directory, name);
     await world.files.makeDirectory(`${path}.twin`);
-    const disk = await world.files.openDisk(path, { lock: 'exclusive', createSize: hello.size });
-    const state: MirrorState = {
+    // The state comes first: an image without state would be taken for somebody else's.
+    const file = await createStateFile(world.files, MIRROR_STATE, `${path}.twin/${MIRROR_STATE_NAME}`, {
       replicaId: world.random.bytes(ID_SIZE),
       volumeId: Buffer.from(hello.volumeId),
       generation: Buffer.from(hello.generation),
@@ -92,12 +104,17 @@ export class MirrorImage {
       clean: false,
       seeded: false,
       recordedAtMs: world.clock.wallMs(),
-      identity: await disk.identity(),
-    };
-    await disk.sync();
-    await world.files.syncDirectory(path.slice(0, path.lastIndexOf('/')));
-    const file = await createStateFile(world.files, MIRROR_STATE, `${path}.twin/${MIRROR_STATE_NAME}`, state);
-    return new MirrorImage(world, disk, file);
+      identity: { inode: '', size: hello.size, modifiedNs: 0n },
+    });
+    try {
+      const disk = await world.files.openDisk(path, { lock: 'exclusive', createSize: hello.size });
+      await disk.sync();
+      await world.files.syncDirectory(path.slice(0, path.lastIndexOf('/')));
+      return new MirrorImage(world, disk, file);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
   }
 
   get state(): MirrorState {

@@ -4,14 +4,11 @@
  * The states and their transitions are in transitions.ts. Waiting: jittered exponential back-off after a lost link, a
  * minute after a refusal that needs a human, a moment after the window overran (so that one burst is over before the
  * rescan begins, and nothing flaps).
- *
- * Rekeying is a planned reconnect: a second connection is made and authenticated first, then the old session is closed
- * and the new one resumes after what the mirror has applied.
+ * Keys are renewed by a planned reconnect: see key-renewal.ts.
  */
 import { Backoff } from '../base/backoff.ts';
 import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
-import type { Timer } from '../io/clock.ts';
 import { type Address, type ByteStream, formatAddress } from '../io/network.ts';
 import type { World } from '../io/world.ts';
 import { Channel, type ChannelTiming, DEFAULT_TIMING } from '../link/channel.ts';
@@ -31,6 +28,7 @@ import {
 import type { LinkTls } from '../secure/tls.ts';
 import type { CheckpointNumbers } from './checkpoints.ts';
 import { type Decision, decide, type Own } from './decide.ts';
+import { KeyRenewal } from './key-renewal.ts';
 import type { Ledger } from './ledger.ts';
 import type { LocalDisk } from './local-disk.ts';
 import type { Replica } from './replica.ts';
@@ -42,7 +40,6 @@ const CONNECT_TIMEOUT_MS = 10_000;
 const OPENING_TIMEOUT_MS = 30_000;
 /** While others rescan, the mirror only pings; the longest wait a timer can hold. */
 const QUEUE_TIMEOUT_MS = 2 ** 31 - 1;
-const REKEY_CHECK_INTERVAL_MS = 1_000;
 
 export interface RetryTiming {
   readonly firstMs: number;
@@ -203,9 +200,7 @@ export class MirrorLink {
   /** One session from connect to end. Resolves with a connection made for the next one, when keys were renewed. */
   async #serve(renewed: ByteStream | undefined): Promise<ByteStream | undefined> {
     this.#move('attempt');
-    const stream =
-      renewed ??
-      (await this.#world.network.connectLink(this.#settings.address, this.#settings.tls, CONNECT_TIMEOUT_MS));
+    const stream = renewed ?? (await this.#connect());
     if (this.#stopping) {
       stream.destroy();
       return undefined;
@@ -213,22 +208,26 @@ export class MirrorLink {
     const channel = new Channel(stream, this.#world.clock, this.#settings.timing ?? DEFAULT_TIMING);
     this.#channel = channel;
     this.#move('linked');
-    let rekey: { stop(): void; stream: ByteStream | undefined } | undefined;
+    let renewal: KeyRenewal | undefined;
     try {
       const { session, first, scope } = await this.#open(channel);
       this.#session = session;
       this.#sessions += 1;
       this.#problem = undefined;
-      rekey = this.#watchKeys(session);
+      renewal = new KeyRenewal(this.#world, this.#log, session, this.#settings, () => this.#connect());
       const openedMs = this.#world.clock.nowMs();
       const reason = await session.run(first, scope);
       // A session that lasted was a success: the next failure waits briefly again.
       if (this.#world.clock.nowMs() - openedMs > this.#retry.lastMs || reason === undefined) this.#backoff.reset();
       if (reason !== undefined) throw reason;
       this.#move('lost');
-      return rekey.stream;
+      return renewal.stream;
+    } catch (error) {
+      // The mirror should know why, too.
+      if (isFailure(error) && !channel.ended) channel.refuse(error);
+      throw error;
     } finally {
-      rekey?.stop();
+      renewal?.stop();
       if (this.#session !== undefined) this.#positions = this.#session.positions;
       this.#session = undefined;
       this.#channel = undefined;
@@ -236,6 +235,10 @@ export class MirrorLink {
       this.#wireReceived += channel.bytesReceived;
       if (!channel.ended) channel.close();
     }
+  }
+
+  #connect(): Promise<ByteStream> {
+    return this.#world.network.connectLink(this.#settings.address, this.#settings.tls, CONNECT_TIMEOUT_MS);
   }
 
   /** HELLO, WELCOME, the decision, the queue of rescans, BEGIN, and the mirror's first ACK. */
@@ -335,50 +338,6 @@ export class MirrorLink {
       if (frame.length === 0) return;
       this.#log.info({ place: frame.length }, 'the mirror is busy with other rescans: waiting');
     }
-  }
-
-  /** Watches the age of the session's keys; when they are due, makes a new connection and ends the session cleanly. */
-  #watchKeys(session: PrimarySession): { stop(): void; stream: ByteStream | undefined } {
-    const startMs = this.#world.clock.nowMs();
-    let stopped = false;
-    let timer: Timer | undefined;
-    const watch = {
-      stream: undefined as ByteStream | undefined,
-      stop: () => {
-        stopped = true;
-        timer?.cancel();
-      },
-    };
-    const renew = async (): Promise<void> => {
-      const stream = await this.#world.network.connectLink(
-        this.#settings.address,
-        this.#settings.tls,
-        CONNECT_TIMEOUT_MS,
-      );
-      if (stopped || session.channel.ended) {
-        stream.destroy();
-        return;
-      }
-      this.#log.info({ sent: session.channel.bytesSent }, 'renewing the keys of the link');
-      watch.stream = stream;
-      session.channel.close();
-    };
-    const look = (): void => {
-      if (stopped) return;
-      const age = this.#world.clock.nowMs() - startMs;
-      const due = session.channel.bytesSent >= this.#settings.rekeySize || age >= this.#settings.rekeyIntervalMs;
-      if (due && !session.comparing) {
-        renew().catch((error: unknown) => {
-          if (!isFailure(error)) throw error;
-          this.#log.warn({ code: error.code }, `the keys could not be renewed: ${error.message}`);
-          timer = this.#world.clock.after(REKEY_CHECK_INTERVAL_MS, look);
-        });
-        return;
-      }
-      timer = this.#world.clock.after(REKEY_CHECK_INTERVAL_MS, look);
-    };
-    timer = this.#world.clock.after(REKEY_CHECK_INTERVAL_MS, look);
-    return watch;
   }
 
   /** A session or an attempt failed: says so, and how long to wait. */

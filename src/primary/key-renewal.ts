@@ -1,0 +1,84 @@
+/**
+ * Renews the keys of the link by a planned reconnect: when a session is old, or has carried much, a second connection is
+ * made and authenticated first, then the session is closed, and the next one resumes on that connection after what the
+ * mirror has applied. (Node's TLS cannot renew keys within a connection.) Not while a comparison runs, which would have
+ * to start again.
+ */
+import { isFailure } from '../base/failure.ts';
+import type { Log } from '../base/log.ts';
+import type { Timer } from '../io/clock.ts';
+import type { ByteStream } from '../io/network.ts';
+import type { World } from '../io/world.ts';
+import type { PrimarySession } from './session.ts';
+
+const LOOK_INTERVAL_MS = 1_000;
+
+export interface KeyRenewalLimits {
+  /** Bytes sent with one set of keys. */
+  readonly rekeySize: number;
+  readonly rekeyIntervalMs: number;
+}
+
+export class KeyRenewal {
+  readonly #world: World;
+  readonly #log: Log;
+  readonly #session: PrimarySession;
+  readonly #limits: KeyRenewalLimits;
+  readonly #connect: () => Promise<ByteStream>;
+  readonly #startMs: number;
+  #stream: ByteStream | undefined;
+  #timer: Timer;
+  #stopped = false;
+
+  constructor(
+    world: World,
+    log: Log,
+    session: PrimarySession,
+    limits: KeyRenewalLimits,
+    connect: () => Promise<ByteStream>,
+  ) {
+    this.#world = world;
+    this.#log = log;
+    this.#session = session;
+    this.#limits = limits;
+    this.#connect = connect;
+    this.#startMs = world.clock.nowMs();
+    this.#timer = world.clock.after(LOOK_INTERVAL_MS, () => this.#look());
+  }
+
+  /** The new connection, when the session was closed for its sake. */
+  get stream(): ByteStream | undefined {
+    return this.#stream;
+  }
+
+  /** The session has ended. */
+  stop(): void {
+    this.#stopped = true;
+    this.#timer.cancel();
+  }
+
+  #look(): void {
+    const ageMs = this.#world.clock.nowMs() - this.#startMs;
+    const due = this.#session.channel.bytesSent >= this.#limits.rekeySize || ageMs >= this.#limits.rekeyIntervalMs;
+    if (!due || this.#session.comparing) {
+      this.#timer = this.#world.clock.after(LOOK_INTERVAL_MS, () => this.#look());
+      return;
+    }
+    this.#renew().catch((error: unknown) => {
+      if (!isFailure(error)) throw error;
+      this.#log.warn({ code: error.code }, `the keys could not be renewed: ${error.message}`);
+      if (!this.#stopped) this.#timer = this.#world.clock.after(LOOK_INTERVAL_MS, () => this.#look());
+    });
+  }
+
+  async #renew(): Promise<void> {
+    const stream = await this.#connect();
+    if (this.#stopped || this.#session.channel.ended) {
+      stream.destroy();
+      return;
+    }
+    this.#log.info({ sent: this.#session.channel.bytesSent }, 'renewing the keys of the link');
+    this.#stream = stream;
+    this.#session.channel.close();
+  }
+}
