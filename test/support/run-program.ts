@@ -12,6 +12,8 @@ export interface RunOptions {
   /** Milliseconds after which the program is killed, and the run fails. */
   readonly timeoutMs?: number;
   readonly input?: string;
+  /** Added to the environment of this process. */
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 const TIMEOUT_MS = 100_000;
@@ -22,7 +24,11 @@ const TIMEOUT_MS = 100_000;
  */
 export function tryProgram(program: string, args: readonly string[], options: RunOptions = {}): Promise<ProgramResult> {
   return new Promise((resolve, reject) => {
-    const child = spawn(programPath(program) ?? program, args, { cwd: options.cwd, stdio: 'pipe' });
+    const child = spawn(programPath(program) ?? program, args, {
+      cwd: options.cwd,
+      env: { ...process.env, ...options.env },
+      stdio: 'pipe',
+    });
     const output = { stdout: '', stderr: '' };
     let timedOut = false;
     const timer = setTimeout(() => {
@@ -42,7 +48,8 @@ export function tryProgram(program: string, args: readonly string[], options: Ru
     });
     child.on('close', (status) => {
       clearTimeout(timer);
-      if (timedOut) reject(new Error(`${describe(program, args)} did not end in time\n${output.stdout}${output.stderr}`));
+      if (timedOut)
+        reject(new Error(`${describe(program, args)} did not end in time\n${output.stdout}${output.stderr}`));
       else resolve({ status, ...output });
     });
   });
