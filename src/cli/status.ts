@@ -57,10 +57,18 @@ async function watch(target: string | undefined, flags: StatusFlags): Promise<ne
       throw error;
     });
     if (typeof statuses === 'string') {
-      if (flags.json !== true) screen.isLive ? screen.draw([statuses]) : screen.print(statuses);
+      if (flags.json !== true) show(screen, [statuses], [statuses]);
     } else if (flags.json === true) print(statuses, flags);
-    else if (screen.isLive) screen.draw(statuses.flatMap((status) => [...statusText(status, paint), '']));
-    else screen.print(...statuses.map((status) => `${new Date().toISOString()} ${statusLine(status)}`));
+    else {
+      const whole = statuses.flatMap((status) => [...statusText(status, paint), '']);
+      show(screen, whole, statuses.map(statusLine));
+    }
     await sleep(WATCH_INTERVAL_MS);
   }
+}
+
+/** All of it in place on a terminal; elsewhere a line each, with the time. */
+function show(screen: LiveScreen, whole: readonly string[], brief: readonly string[]): void {
+  if (screen.isLive) screen.draw(whole);
+  else screen.print(...brief.map((line) => `${new Date().toISOString()} ${line}`));
 }

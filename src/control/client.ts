@@ -90,7 +90,10 @@ export async function ask(
         if (!lines.push(chunk)) reject(new Failure('overflow', `the answer of ${path} is too long`));
       },
       drain() {},
-      end() {},
+      // A process that stops ends its side first; we have nothing more to say either.
+      end() {
+        stream.end();
+      },
       close(reason) {
         reject(new Failure('connection-lost', `${path} closed the connection`, { cause: reason }));
       },

@@ -1,4 +1,5 @@
 /** Addresses as people write them, and as NBD clients want them. */
+import path from 'node:path';
 import { Failure } from '../base/failure.ts';
 import type { Address } from '../io/network.ts';
 
@@ -14,6 +15,8 @@ export const LINK_PORT = 10810;
 const SOCKET_PATH_SIZE_MAX = 107;
 
 const WITH_PORT = /^(?:\[([^[\]]+)\]|([^:[\]]+)):(\d{1,5})$/;
+/** Roughly: whether the address exists is for the network to say. */
+const IPV6 = /^[0-9a-f]*:[0-9a-f:.]*:[0-9a-f.]*(?:%\w+)?$/i;
 const HOST_ALONE = /^(?:\[([^[\]]+)\]|([^[\]]+))$/;
 
 /**
@@ -29,22 +32,21 @@ export function parseTcpAddress(text: string, defaultPort?: number): TcpAddress 
   }
   const alone = defaultPort === undefined ? null : HOST_ALONE.exec(text);
   const host = alone === null ? '' : (alone[1] ?? alone[2])!;
-  // Several colons are an IPv6 address; a single one has something else than a port behind it.
-  if (host === '' || /\s/.test(host) || /^[^:]*:[^:]*$/.test(host)) {
+  if (host === '' || /\s/.test(host) || (host.includes(':') && !IPV6.test(host))) {
     throw new Failure('address-invalid', `${JSON.stringify(text)} is not an address`);
   }
   return { kind: 'tcp', host, port: defaultPort! };
 }
 
 /** The path of a unix socket. Failures: `address-invalid`. */
-export function parseSocketPath(path: string): Extract<Address, { kind: 'unix' }> {
-  if (path === '' || Buffer.byteLength(path) > SOCKET_PATH_SIZE_MAX) {
+export function parseSocketPath(text: string): Extract<Address, { kind: 'unix' }> {
+  if (text === '' || Buffer.byteLength(text) > SOCKET_PATH_SIZE_MAX) {
     throw new Failure(
       'address-invalid',
-      `a socket path has 1 to ${SOCKET_PATH_SIZE_MAX} bytes: ${JSON.stringify(path)}`,
+      `a socket path has 1 to ${SOCKET_PATH_SIZE_MAX} bytes: ${JSON.stringify(text)}`,
     );
   }
-  return { kind: 'unix', path };
+  return { kind: 'unix', path: text };
 }
 
 /** True for addresses that only this machine reaches. */
@@ -57,7 +59,7 @@ export function isLocal(address: Address): boolean {
 export function nbdUri(address: Address, exportName: string, tls: boolean): string {
   const scheme = tls ? 'nbds' : 'nbd';
   const name = exportName.split('/').map(encodeURIComponent).join('/');
-  if (address.kind === 'unix') return `${scheme}+unix:///${name}?socket=${encodeURI(address.path)}`;
+  if (address.kind === 'unix') return `${scheme}+unix:///${name}?socket=${encodeURI(path.resolve(address.path))}`;
   if (address.kind === 'descriptor') return `${scheme}://fd:${address.descriptor}/${name}`;
   const host = address.host.includes(':') ? `[${address.host}]` : address.host;
   return `${scheme}://${host}:${address.port}/${name}`;

@@ -13,8 +13,10 @@ import { constants } from 'node:os';
 import process from 'node:process';
 import type { Log } from '../base/log.ts';
 import type { ControlServer } from '../control/server.ts';
+import { LineSink } from '../io/line-sink.ts';
 import { type NodeWorld, nodeWorld } from '../io/node-world.ts';
-import type { Logger } from '../observe/logger.ts';
+import type { LogLevel } from '../observe/log-level.ts';
+import { openLog } from '../observe/logger.ts';
 import { openControl } from './control.ts';
 import type { Running } from './running.ts';
 
@@ -26,17 +28,32 @@ const STOP_SIGNALS = ['SIGTERM', 'SIGINT'] as const;
 /** Starts a primary or a mirror. */
 export type StartDaemon = (world: NodeWorld, log: Log) => Promise<Running>;
 
+interface LogOptions {
+  readonly level: LogLevel;
+  readonly pretty: boolean;
+}
+
+const STDERR = 2;
+
 /**
  * Starts, writes the ready line to stdout, serves until a signal asks to stop. Resolves after a clean stop. Failures:
  * those of `start` and of the stop.
  */
-export async function runProcess(logger: Logger, start: StartDaemon): Promise<void> {
-  const { log } = logger;
-  exitOnBugs(logger);
+export async function runProcess(options: LogOptions, start: StartDaemon): Promise<void> {
+  const sink = new LineSink(STDERR);
+  const log = await openLog({ ...options, write: (line) => sink.write(line) });
+  exitOnBugs(log, sink);
   ignoreClosedOutput();
   process.on('SIGHUP', () => log.info({}, 'SIGHUP ignored'));
-  const stopAsked = stopRequest(logger);
+  const stopAsked = stopRequest(log, sink);
+  try {
+    await serveUntil(stopAsked, log, start);
+  } finally {
+    await sink.flush();
+  }
+}
 
+async function serveUntil(stopAsked: Promise<NodeJS.Signals>, log: Log, start: StartDaemon): Promise<void> {
   const world = nodeWorld();
   const running = await start(world, log);
   let control: ControlServer | undefined;
@@ -55,14 +72,14 @@ export async function runProcess(logger: Logger, start: StartDaemon): Promise<vo
 }
 
 /** Resolves with the first signal that asks to stop, also when it comes during the start. The second one exits. */
-function stopRequest(logger: Logger): Promise<NodeJS.Signals> {
+function stopRequest(log: Log, sink: LineSink): Promise<NodeJS.Signals> {
   return new Promise((resolve) => {
     let asked = false;
     for (const signal of STOP_SIGNALS) {
       process.on(signal, () => {
         if (asked) {
-          logger.log.warn({ signal }, 'stopping at once');
-          logger.flush();
+          log.warn({ signal }, 'stopping at once');
+          sink.flushNow();
           process.exit(128 + constants.signals[signal]);
         }
         asked = true;
@@ -72,10 +89,10 @@ function stopRequest(logger: Logger): Promise<NodeJS.Signals> {
   });
 }
 
-function exitOnBugs(logger: Logger): void {
+function exitOnBugs(log: Log, sink: LineSink): void {
   process.on('uncaughtException', (error) => {
-    logger.log.error({ err: error }, 'internal error: please report this');
-    logger.flush();
+    log.error({ err: error }, 'internal error: please report this');
+    sink.flushNow();
     process.exit(EXIT_BUG);
   });
 }

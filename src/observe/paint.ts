@@ -3,18 +3,20 @@ import { stripVTControlCharacters, styleText } from 'node:util';
 const ESCAPE = '\u001b';
 const COLOUR = new RegExp(`(${ESCAPE}\\[[0-9;]*m)`);
 
+type Brush = (text: string) => string;
+
 /** Colours by meaning. `plainPaint` leaves text as it is. */
 export interface Paint {
   /** As it should be. */
-  good(text: string): string;
+  readonly good: Brush;
   /** On its way, or worth a look. */
-  busy(text: string): string;
+  readonly busy: Brush;
   /** Needs a human. */
-  bad(text: string): string;
+  readonly bad: Brush;
   /** Names, which stand out. */
-  strong(text: string): string;
+  readonly strong: Brush;
   /** Labels, which stand back. */
-  faint(text: string): string;
+  readonly faint: Brush;
 }
 
 export const plainPaint: Paint = {
@@ -25,12 +27,15 @@ export const plainPaint: Paint = {
   faint: (text) => text,
 };
 
+/** Whether there is a terminal is decided by `paintFor`, not by the state of stdout. */
+const ALWAYS = { validateStream: false } as const;
+
 export const colourPaint: Paint = {
-  good: (text) => styleText('green', text),
-  busy: (text) => styleText('yellow', text),
-  bad: (text) => styleText('red', text),
-  strong: (text) => styleText('bold', text),
-  faint: (text) => styleText('gray', text),
+  good: (text) => styleText('green', text, ALWAYS),
+  busy: (text) => styleText('yellow', text, ALWAYS),
+  bad: (text) => styleText('red', text, ALWAYS),
+  strong: (text) => styleText('bold', text, ALWAYS),
+  faint: (text) => styleText('gray', text, ALWAYS),
 };
 
 /** Colours where `stream` is a terminal and $NO_COLOR is not set. */
@@ -40,7 +45,7 @@ export function paintFor(stream: { readonly isTTY?: boolean }): Paint {
 
 /** Columns that a text takes on a terminal, leaving out colours. */
 export function widthOf(text: string): number {
-  return [...stripVTControlCharacters(text)].length;
+  return Array.from(stripVTControlCharacters(text)).length;
 }
 
 /** The first `columns` columns of a line, colours kept. */

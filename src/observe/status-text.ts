@@ -81,6 +81,7 @@ function mirrorLinkText(link: MirrorLinkStatus, paint: Paint): string[] {
     ['marked', `${formatSize(link.markedSize)} in regions of ${formatSize(link.regionSize)}`],
     ['wire', `${formatSize(link.wireSent)} sent, ${formatSize(link.wireReceived)} received, ${link.sessions} sessions`],
   ];
+  if (link.unreadableSize > 0) pairs.push(['unreadable', paint.bad(formatSize(link.unreadableSize))]);
   if (link.rescan !== undefined) pairs.push(['rescan', rescanText(link.rescan)]);
   if (link.lastRescan !== undefined) pairs.push(['last rescan', pastRescanText(link.lastRescan)]);
   const retry = link.nextAttemptMs === undefined ? '' : `\nnext attempt in ${formatDuration(link.nextAttemptMs)}`;

@@ -131,6 +131,7 @@ describe('SIGHUP', () => {
     await until(() => daemon.logLines.some((line) => line['msg'] === 'SIGHUP ignored'), 'the signal has arrived');
     const client = await connectTo(daemon);
     await client.write(0, Buffer.from('still here'));
+    expect((await client.read(0, 10)).toString()).toBe('still here');
     await client.close();
   });
 });
@@ -222,10 +223,8 @@ describe('an internal error', () => {
     const script = `
       import { runProcess } from '${dist}/daemon/process.js';
       import { assert } from '${dist}/base/assert.js';
-      import { openLogger } from '${dist}/observe/logger.js';
-      const logger = await openLogger({ level: 'info', pretty: false });
       setInterval(() => {}, 1000);
-      await runProcess(logger, () => {
+      await runProcess({ level: 'info', pretty: false }, () => {
         setImmediate(() => assert(false, 'two and two are five'));
         return new Promise(() => {});
       });`;

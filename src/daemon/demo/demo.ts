@@ -59,7 +59,7 @@ export async function runDemo(options: DemoOptions): Promise<void> {
     playing = play.run();
     await Promise.race([playing, interruption.asked, stage.failed]);
     if (options.keepServing && display.isLive) {
-      display.print('', ...(await lookAround(stage, play.wroteFileSystem)), '');
+      display.print('', ...lookAround(stage, play.wroteFileSystem), '');
       await Promise.race([interruption.asked.catch(() => {}), stage.failed]);
     }
   } catch (error) {

@@ -1,0 +1,172 @@
+import { stripVTControlCharacters } from 'node:util';
+import { describe, expect, it } from 'vitest';
+import { GIB, MIB } from '../../../src/base/units.ts';
+import type { MirrorDaemonStatus, ServeStatus } from '../../../src/daemon/status.ts';
+import type { MirrorExportStatus } from '../../../src/mirror/status.ts';
+import { colourPaint } from '../../../src/observe/paint.ts';
+import { statusLine, statusText } from '../../../src/observe/status-text.ts';
+import type { MirrorLinkStatus, RescanProgress } from '../../../src/primary/status.ts';
+
+const LINK: MirrorLinkStatus = {
+  mirror: 'backup:10810',
+  state: 'streaming',
+  stateAgeMs: 65_000,
+  replicaId: '00'.repeat(16),
+  problem: undefined,
+  received: 12_345,
+  applied: 12_340,
+  durable: 12_300,
+  recorded: 12_200,
+  lag: { operations: 5, bytes: 20_480, ms: 3 },
+  window: { used: MIB, limit: 64 * MIB },
+  markedSize: 3 * MIB,
+  unreadableSize: 0,
+  regionSize: MIB,
+  rescan: undefined,
+  lastRescan: undefined,
+  wireSent: 10 * MIB,
+  wireReceived: 2048,
+  sessions: 2,
+  nextAttemptMs: undefined,
+};
+
+const RESCAN: RescanProgress = {
+  scope: 'everything',
+  scopeSize: GIB,
+  comparedSize: GIB / 4,
+  shippedSize: 5 * MIB,
+  zeroedSize: MIB,
+  elapsedMs: 2000,
+  etaMs: 6000,
+  pass: 1,
+};
+
+function serveStatus(link?: Partial<MirrorLinkStatus>): ServeStatus {
+  return {
+    role: 'primary',
+    pid: 42,
+    version: '1.2.3',
+    uptimeMs: 3_600_000,
+    disk: '/srv/disk.img',
+    export: { name: 'disk', description: '', size: GIB, readOnly: false },
+    listening: ['nbd://127.0.0.1:10809/disk', 'nbd+unix:///disk?socket=/run/nbd.sock'],
+    connections: 3,
+    ...(link && {
+      replication: {
+        role: 'primary',
+        volumeId: '',
+        generation: '',
+        run: '',
+        size: GIB,
+        sequence: 12_345,
+        operations: { writes: 12_000, zeroes: 300, trims: 45, flushes: 7 },
+        bytesWritten: 100 * MIB,
+        mirrors: [{ ...LINK, ...link }],
+      },
+    }),
+  };
+}
+
+const MIRROR: MirrorDaemonStatus = {
+  role: 'mirror',
+  pid: 43,
+  version: '1.2.3',
+  uptimeMs: 1000,
+  directory: '/srv/mirrors',
+  listening: '0.0.0.0:10810',
+  exports: [],
+};
+
+describe('the status of a primary', () => {
+  it('is aligned, with units and thousands apart', () => {
+    expect(statusText(serveStatus({}))).toEqual([
+      'disk  /srv/disk.img  pid 42, up 1 h 0 min',
+      '  size       1 GiB',
+      '  listening  nbd://127.0.0.1:10809/disk',
+      '             nbd+unix:///disk?socket=/run/nbd.sock',
+      '  clients    3 connections',
+      '  written    100 MiB in 12,000 writes',
+      '             300 zeroes, 45 trims, 7 flushes',
+      '  sequence   12,345',
+      '  mirror backup:10810  streaming for 1 min 5 s',
+      '    lag       5 operations, 20 KiB, 3 ms',
+      '    window    1 MiB of 64 MiB',
+      '    position  received 12,345, applied 12,340, durable 12,300, recorded 12,200',
+      '    marked    3 MiB in regions of 1 MiB',
+      '    wire      10 MiB sent, 2 KiB received, 2 sessions',
+    ]);
+  });
+
+  it('shows a rescan with its bar, bytes left and remaining time', () => {
+    const text = statusText(serveStatus({ state: 'rescan', rescan: RESCAN })).join('\n');
+    expect(text).toContain('rescan    [█████░░░░░░░░░░░░░░░]  25 %  768 MiB of 1 GiB left, about 6.0 s, 5 MiB shipped');
+  });
+
+  it('names a problem, what to do, and when it tries again', () => {
+    const problem = { code: 'peer-unreachable', message: 'connection refused', hint: 'Check the mirror.' };
+    const lines = statusText(serveStatus({ state: 'offline', problem, nextAttemptMs: 4200 }));
+    expect(lines.slice(-3)).toEqual([
+      '    problem   peer-unreachable: connection refused',
+      '              Check the mirror.',
+      '              next attempt in 4.2 s',
+    ]);
+  });
+
+  it('says plainly when nothing is replicated', () => {
+    expect(statusText(serveStatus())).toContain('  mirror     none: this disk is not replicated');
+    expect(statusLine(serveStatus())).toBe('disk: not replicated');
+  });
+
+  it('fits in one line', () => {
+    expect(statusLine(serveStatus({}))).toBe('disk: mirror backup:10810 streaming, 5 operations, 20 KiB, 3 ms behind');
+    expect(statusLine(serveStatus({ state: 'rescan', rescan: RESCAN }))).toMatch(/backup:10810 rescan, \[█/);
+    expect(statusLine(serveStatus({ state: 'behind' }))).toMatch(/behind, 3 MiB to be compared$/);
+    expect(statusLine(serveStatus({ state: 'offline', nextAttemptMs: 900 }))).toMatch(/, next attempt in 900 ms$/);
+  });
+
+  it('keeps its alignment in colour', () => {
+    const plain = statusText(serveStatus({ state: 'refused' }));
+    const coloured = statusText(serveStatus({ state: 'refused' }), colourPaint);
+    expect(coloured.map(stripVTControlCharacters)).toEqual(plain);
+    expect(coloured.join('')).toContain('\u001b[31mrefused');
+  });
+});
+
+describe('the status of a mirror', () => {
+  it('says that exports will appear', () => {
+    expect(statusText(MIRROR)).toContain('  exports    none yet: they appear when a primary connects');
+    expect(statusLine(MIRROR)).toBe('mirror /srv/mirrors: no exports yet');
+  });
+
+  it('names image, consistency, primary and problem of every export', () => {
+    const entry: MirrorExportStatus = {
+      name: 'web/root',
+      image: '/srv/mirrors/web/root.img',
+      size: GIB,
+      replicaId: '',
+      volumeId: '',
+      generation: '',
+      run: '',
+      state: 'seeding',
+      consistent: false,
+      received: 7,
+      applied: 6,
+      durable: 5,
+      recorded: 4,
+      lastMessageAgeMs: 1500,
+      lag: { operations: 1, bytes: 4096 },
+      primary: '198.51.100.7:40112',
+      problem: { code: 'mirror-no-space', message: 'no space left', hint: 'Free space in the mirror directory.' },
+    };
+    expect(statusText({ ...MIRROR, exports: [entry] }).slice(2)).toEqual([
+      '  web/root  seeding',
+      '    image     /srv/mirrors/web/root.img, 1 GiB',
+      '    content   being filled: not consistent until this is done',
+      '    primary   198.51.100.7:40112, last heard 1.5 s ago',
+      '    lag       1 operations, 4 KiB',
+      '    position  received 7, applied 6, durable 5, recorded 4',
+      '    problem   mirror-no-space: no space left',
+      '              Free space in the mirror directory.',
+    ]);
+  });
+});
