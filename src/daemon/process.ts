@@ -60,7 +60,8 @@ async function serveUntil(stopAsked: Promise<NodeJS.Signals>, log: Log, start: S
   try {
     control = await openControl(world, log, running);
     process.stdout.write(`${running.readyLine}\n`);
-    log.info({}, running.readyLine);
+    // On a terminal both would stand one below the other.
+    if (process.stdout.isTTY !== true) log.info({}, running.readyLine);
     const signal = await stopAsked;
     log.info({ signal }, 'stopping: finishing what clients have asked for');
   } finally {

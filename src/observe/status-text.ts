@@ -41,7 +41,7 @@ function detailOf(link: MirrorLinkStatus): string {
 
 export function lagText(link: MirrorLinkStatus): string {
   const { operations, bytes, ms } = link.lag;
-  return `${count(operations)} operations, ${formatSize(bytes)}, ${formatDuration(ms)}`;
+  return `${plural(operations, 'operation')}, ${formatSize(bytes)}, ${formatDuration(ms)}`;
 }
 
 /** A whole number with thousands apart. */
@@ -49,11 +49,16 @@ export function count(value: number): string {
   return value.toLocaleString('en-US');
 }
 
+/** `1 session`, `2 sessions` */
+function plural(value: number, noun: string): string {
+  return `${count(value)} ${noun}${value === 1 ? '' : 's'}`;
+}
+
 function serveText(status: ServeStatus, paint: Paint): string[] {
   const pairs: Pair[] = [
     ['size', `${formatSize(status.export.size)}${status.export.readOnly ? ', read-only' : ''}`],
     ['listening', status.listening.join('\n')],
-    ['clients', `${count(status.connections)} connections`],
+    ['clients', plural(status.connections, 'connection')],
   ];
   if (status.replication === undefined) pairs.push(['mirror', paint.busy('none: this disk is not replicated')]);
   else pairs.push(...replicationPairs(status.replication));
@@ -79,7 +84,7 @@ function mirrorLinkText(link: MirrorLinkStatus, paint: Paint): string[] {
     ['window', `${formatSize(link.window.used)} of ${formatSize(link.window.limit)}`],
     ['position', positionText(link)],
     ['marked', `${formatSize(link.markedSize)} in regions of ${formatSize(link.regionSize)}`],
-    ['wire', `${formatSize(link.wireSent)} sent, ${formatSize(link.wireReceived)} received, ${link.sessions} sessions`],
+    ['wire', `${formatSize(link.wireSent)} sent, ${formatSize(link.wireReceived)} received, ${plural(link.sessions, 'session')}`],
   ];
   if (link.unreadableSize > 0) pairs.push(['unreadable', paint.bad(formatSize(link.unreadableSize))]);
   if (link.rescan !== undefined) pairs.push(['rescan', rescanText(link.rescan)]);
@@ -110,7 +115,7 @@ function mirrorExportText(entry: MirrorExportStatus, paint: Paint): string[] {
     ['image', `${entry.image}, ${formatSize(entry.size)}`],
     ['content', entry.consistent ? 'consistent' : paint.busy('being filled: not consistent until this is done')],
     ['primary', `${entry.primary ?? 'not connected'}, last heard ${heard}`],
-    ['lag', `${count(entry.lag.operations)} operations, ${formatSize(entry.lag.bytes)}`],
+    ['lag', `${plural(entry.lag.operations, 'operation')}, ${formatSize(entry.lag.bytes)}`],
     ['position', positionText(entry)],
     ...problemPairs(entry.problem, '', paint),
   ];

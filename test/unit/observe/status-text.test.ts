@@ -163,7 +163,7 @@ describe('the status of a mirror', () => {
       '    image     /srv/mirrors/web/root.img, 1 GiB',
       '    content   being filled: not consistent until this is done',
       '    primary   198.51.100.7:40112, last heard 1.5 s ago',
-      '    lag       1 operations, 4 KiB',
+      '    lag       1 operation, 4 KiB',
       '    position  received 7, applied 6, durable 5, recorded 4',
       '    problem   mirror-no-space: no space left',
       '              Free space in the mirror directory.',
