@@ -59,9 +59,9 @@ export class Marks {
     return this.#marked.length;
   }
 
-  /** Bytes in marked regions, at most the size of the disk. */
+  /** Bytes in marked regions. */
   get markedSize(): number {
-    return Math.min(this.size, this.#marked.count * this.regionSize);
+    return this.#sizeOf(this.#marked);
   }
 
   /** The highest sequence at which a mark was cleared, and the highest checkpoint. */
@@ -91,7 +91,7 @@ export class Marks {
 
   /** Bytes in regions that the local disk could not read. */
   get unreadableSize(): number {
-    return Math.min(this.size, this.#unreadable.count * this.regionSize);
+    return this.#sizeOf(this.#unreadable);
   }
 
   markAll(): void {
@@ -157,5 +157,11 @@ export class Marks {
   startAt(sequence: number, checkpoint: number): void {
     this.#clearedThrough = sequence;
     this.#checkpoint = checkpoint;
+  }
+
+  /** Bytes in regions that are set: the last one may be short. */
+  #sizeOf(regions: Bitmap): number {
+    const missing = regions.length * this.regionSize - this.size;
+    return regions.count * this.regionSize - (regions.get(regions.length - 1) ? missing : 0);
   }
 }

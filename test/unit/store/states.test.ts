@@ -1,0 +1,200 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { sameIdentity } from '../../../src/store/identity.ts';
+import { MIRROR_STATE, type MirrorState } from '../../../src/store/mirror-state.ts';
+import {
+  decodePrimaryState,
+  encodePrimaryState,
+  forgetCleanStop,
+  INODE_TEXT_SIZE_MAX,
+  PRIMARY_STATE,
+  type PrimaryState,
+} from '../../../src/store/primary-state.ts';
+import { createStateFile, openStateFile } from '../../../src/store/state-file.ts';
+import { MemoryFiles } from '../../support/memory-files.ts';
+
+const corrupt = expect.objectContaining({ code: 'state-corrupt' });
+
+const id = fc.uint8Array({ minLength: 16, maxLength: 16 }).map((bytes) => Buffer.from(bytes));
+const count = fc.maxSafeNat();
+const identity = fc.record({
+  size: count,
+  modifiedNs: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+  inode: fc.string({ unit: fc.constantFrom('0', '7', ':', 'f'), maxLength: INODE_TEXT_SIZE_MAX }),
+});
+const primaryState: fc.Arbitrary<PrimaryState> = fc.record({
+  volumeId: id,
+  generation: id,
+  run: id,
+  sequence: count,
+  checkpoint: count,
+  clean: fc.boolean(),
+  identity,
+});
+const mirrorState: fc.Arbitrary<MirrorState> = fc.record({
+  replicaId: id,
+  volumeId: id,
+  generation: id,
+  run: id,
+  recorded: count,
+  checkpoint: count,
+  consistent: fc.boolean(),
+  clean: fc.boolean(),
+  seeded: fc.boolean(),
+  recordedAtMs: count,
+  identity,
+});
+
+function filled(byte: number): Buffer {
+  return Buffer.alloc(16, byte);
+}
+
+const ID = { size: 0x10203040, modifiedNs: 0x1122334455667788n, inode: '8:42' };
+
+describe('the state of a primary', () => {
+  const state: PrimaryState = {
+    volumeId: filled(1),
+    generation: filled(2),
+    run: filled(3),
+    sequence: 0x010203,
+    checkpoint: 5,
+    clean: true,
+    identity: ID,
+  };
+
+  it('has these very bytes', () => {
+    expect(encodePrimaryState(state).toString('hex')).toBe(
+      '01'.repeat(16) +
+        '02'.repeat(16) +
+        '03'.repeat(16) +
+        '0302010000000000' +
+        '0500000000000000' +
+        '01000000' +
+        '00000000' +
+        '4030201000000000' +
+        '8877665544332211' +
+        '0400' +
+        '383a3432',
+    );
+    expect(encodePrimaryState(state).length).toBe(94);
+  });
+
+  it('comes back from its bytes', () => {
+    fc.assert(
+      fc.property(primaryState, (any) => {
+        expect(decodePrimaryState(encodePrimaryState(any))).toEqual(any);
+      }),
+    );
+  });
+
+  it('of any other length is corrupt', () => {
+    const bytes = encodePrimaryState(state);
+    for (let length = 0; length < bytes.length; length += 1) {
+      expect(() => decodePrimaryState(bytes.subarray(0, length))).toThrow(corrupt);
+    }
+    expect(() => decodePrimaryState(Buffer.concat([bytes, Buffer.alloc(1)]))).toThrow(corrupt);
+  });
+
+  it('with a number above 2^53-1 or too long an inode is corrupt', () => {
+    for (const offset of [48, 56, 72]) {
+      const bytes = encodePrimaryState(state);
+      bytes.writeBigUInt64LE(2n ** 53n, offset);
+      expect(() => decodePrimaryState(bytes)).toThrow(corrupt);
+    }
+    const bytes = Buffer.concat([encodePrimaryState(state), Buffer.alloc(61)]);
+    bytes.writeUInt16LE(65, 88);
+    expect(() => decodePrimaryState(bytes)).toThrow(corrupt);
+  });
+
+  it('is no longer clean, durably, once serving without replication begins', async () => {
+    const files = new MemoryFiles();
+    await forgetCleanStop(files, '/disk.twin');
+    expect(await files.exists('/disk.twin/primary')).toBeUndefined();
+    await (await createStateFile(files, PRIMARY_STATE, '/disk.twin/primary', state)).close();
+    await forgetCleanStop(files, '/disk.twin');
+    const { disk } = files.file('/disk.twin/primary');
+    expect(disk.durableContent().equals(disk.content())).toBe(true);
+    const file = await openStateFile(files, PRIMARY_STATE, '/disk.twin/primary');
+    expect(file!.state).toEqual({ ...state, clean: false });
+    await file!.close();
+    expect(files.openCount).toBe(0);
+  });
+});
+
+describe('the state of a mirror', () => {
+  const state: MirrorState = {
+    replicaId: filled(1),
+    volumeId: filled(2),
+    generation: filled(3),
+    run: filled(4),
+    recorded: 0x0a0b,
+    checkpoint: 6,
+    consistent: true,
+    clean: false,
+    seeded: true,
+    recordedAtMs: 0x0c0d,
+    identity: ID,
+  };
+
+  it('has these very bytes', () => {
+    expect(MIRROR_STATE.encode(state).toString('hex')).toBe(
+      '01'.repeat(16) +
+        '02'.repeat(16) +
+        '03'.repeat(16) +
+        '04'.repeat(16) +
+        '0b0a000000000000' +
+        '0600000000000000' +
+        '05000000' +
+        '00000000' +
+        '0d0c000000000000' +
+        '4030201000000000' +
+        '8877665544332211' +
+        '0400' +
+        '383a3432',
+    );
+    expect(MIRROR_STATE.encode(state).length).toBe(118);
+  });
+
+  it('comes back from its bytes', () => {
+    fc.assert(
+      fc.property(mirrorState, (any) => {
+        expect(MIRROR_STATE.decode(MIRROR_STATE.encode(any))).toEqual(any);
+      }),
+    );
+  });
+
+  it('of any other length, or with a number above 2^53-1, is corrupt', () => {
+    const bytes = MIRROR_STATE.encode(state);
+    for (let length = 0; length < bytes.length; length += 1) {
+      expect(() => MIRROR_STATE.decode(bytes.subarray(0, length))).toThrow(corrupt);
+    }
+    expect(() => MIRROR_STATE.decode(Buffer.concat([bytes, Buffer.alloc(1)]))).toThrow(corrupt);
+    for (const offset of [64, 72, 88, 96]) {
+      const spoiled = Buffer.from(bytes);
+      spoiled.writeBigUInt64LE(2n ** 53n, offset);
+      expect(() => MIRROR_STATE.decode(spoiled)).toThrow(corrupt);
+    }
+  });
+});
+
+describe('a state file', () => {
+  it('keeps its former state when a write fails', async () => {
+    const files = new MemoryFiles();
+    const state = MIRROR_STATE.decode(MIRROR_STATE.encode(fc.sample(mirrorState, { numRuns: 1, seed: 1 })[0]!));
+    const file = await createStateFile(files, MIRROR_STATE, '/mirror', state);
+    files.file('/mirror').disk.hook = (call) => {
+      if (call === 'sync') throw new Error('injected');
+    };
+    await expect(file.write({ ...state, checkpoint: 77 })).rejects.toThrow('injected');
+    expect(file.state).toEqual(state);
+  });
+});
+
+describe('the identity of a disk', () => {
+  it('is the same only when inode, size and time of modification are', () => {
+    expect(sameIdentity(ID, { ...ID })).toBe(true);
+    expect(sameIdentity(ID, { ...ID, inode: '8:43' })).toBe(false);
+    expect(sameIdentity(ID, { ...ID, size: 1 })).toBe(false);
+    expect(sameIdentity(ID, { ...ID, modifiedNs: 1n })).toBe(false);
+  });
+});
