@@ -4,8 +4,8 @@ import { needPrograms } from '../support/peers.ts';
 import { runProgram } from '../support/run-program.ts';
 import { readBytes, type Serving, startPair, startPlain } from '../support/serving.ts';
 
-/** Runs a script with `h` connected to the server, `URI` its address, and a few helpers. It ends with `print('ok')`. */
-async function shell(serving: Serving, script: string): Promise<void> {
+/** Runs a script with `h` connected to the server, `URI` its address, and a few helpers. Its output, which is `ok` at the end. */
+async function shell(serving: Serving, script: string): Promise<string> {
   const prelude = `
 import errno, os, random
 URI = ${JSON.stringify(serving.uri)}
@@ -23,7 +23,7 @@ def fails(error, action):
   // Debian's module belongs to Debian's Python, whatever other Python comes first in $PATH.
   const env = { PATH: `/usr/bin:/bin:${process.env['PATH'] ?? ''}` };
   const output = await runProgram('nbdsh', ['-c', `${prelude}\n${script}\nprint('ok')`], { env });
-  expect(output.trim()).toBe('ok');
+  return output.trim();
 }
 
 needPrograms(
@@ -32,7 +32,7 @@ needPrograms(
 )(() => {
   it('what one connection wrote the other one reads, and its flush covers it', async () => {
     const serving = await startPlain();
-    await shell(
+    const output = await shell(
       serving,
       `
 other = nbd.NBD()
@@ -46,11 +46,12 @@ for round in range(200):
     other.flush()
 `,
     );
+    expect(output).toBe('ok');
   });
 
   it('FUA, trims, zeroes and the cache command work, with every flag that is offered', async () => {
     const serving = await startPlain();
-    await shell(
+    const output = await shell(
       serving,
       `
 h.pwrite(b"x" * 1048576, 0, nbd.CMD_FLAG_FUA)
@@ -65,13 +66,14 @@ h.cache(1048576, 0)
 h.flush()
 `,
     );
+    expect(output).toBe('ok');
     expect(readBytes(serving.disk, 770, 16).toString('latin1')).toBe('xxxxxxx\0\0\0\0\0xxxx');
     expect(readBytes(serving.disk, 65_536, 65_536).equals(Buffer.alloc(65_536))).toBe(true);
   });
 
   it('bad requests get the errors of the specification, and the connection lives on', async () => {
     const serving = await startPlain();
-    await shell(
+    const output = await shell(
       serving,
       `
 size = h.get_size()
@@ -90,11 +92,12 @@ h.pwrite(b"end", size - 3)
 assert h.pread(3, size - 3) == b"end"
 `,
     );
+    expect(output).toBe('ok');
   });
 
   it('structured reads bring holes as holes, and data with DF', async () => {
     const serving = await startPlain();
-    await shell(
+    const output = await shell(
       serving,
       `
 h.pwrite(b"d" * 65536, 131072, nbd.CMD_FLAG_FUA)
@@ -110,11 +113,12 @@ assert read(0) == [
 assert read(nbd.CMD_FLAG_DF) == [(65536, 262144, nbd.READ_DATA)]
 `,
     );
+    expect(output).toBe('ok');
   });
 
   it('block status tells the truth about random content, in one go and extent by extent', async () => {
     const serving = await startPlain();
-    await shell(
+    const output = await shell(
       serving,
       `
 pages = sorted(random.sample(range(0, h.get_size() // 4096), 400))
@@ -141,11 +145,12 @@ assert whole.issuperset(pages)
 assert len(whole) < 2 * len(pages)
 `,
     );
+    expect(output).toBe('ok');
   });
 
   it('requests of many connections are answered out of order, each with its own data', async () => {
     const serving = await startPair();
-    await shell(
+    const output = await shell(
       serving,
       `
 random.seed(1)
@@ -182,12 +187,13 @@ for offset in range(0, size, 1 << 20):
     assert h.pread(1 << 20, offset) == model[offset:offset + (1 << 20)]
 `,
     );
+    expect(output).toBe('ok');
     await serving.expectSettled();
   });
 
   it('the largest payload passes, and one byte more is refused', async () => {
     const serving = await startPlain();
-    await shell(
+    const output = await shell(
       serving,
       `
 data = os.urandom(${32 * MIB})
@@ -198,5 +204,6 @@ fails(errno.EINVAL, lambda: h.pwrite(data + b"x", 0))
 assert h.pread(16, 12345) == data[:16]
 `,
     );
+    expect(output).toBe('ok');
   });
 });

@@ -28,6 +28,8 @@ export interface Serving {
   readonly folder: string;
   /** Path of the disk that is served. */
   readonly disk: string;
+  /** The disk and, of a pair, the mirror's image: all must hold the same in the end. */
+  readonly images: readonly string[];
   /** For libnbd's programs. */
   readonly uri: string;
   /** For qemu's programs: `--object` where TLS needs it, and the image with `--image-opts`. */
@@ -46,7 +48,7 @@ export const startPlain: StartServing = async (options = {}) => {
   const reached = reach(folder, options.transport ?? 'unix');
   const args = ['serve', disk, ...reached.args, ...(options.args ?? [])];
   const daemon = await Daemon.start(folder, args);
-  return { folder, disk, daemon, ...reached.by(daemon), expectSettled: () => Promise.resolve() };
+  return { folder, disk, images: [disk], daemon, ...reached.by(daemon), expectSettled: () => Promise.resolve() };
 };
 
 /** A primary whose mirror is in step. */
@@ -61,6 +63,7 @@ export const startPair: StartServing = async (options = {}) => {
   return {
     folder: twin.folder,
     disk: twin.disk,
+    images: [twin.disk, twin.image],
     daemon,
     ...reached.by(daemon),
     expectSettled: async () => {
