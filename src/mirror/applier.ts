@@ -46,6 +46,7 @@ export class Applier {
     return this.#backlogSize;
   }
 
+  /** Nothing waits and nothing is under way. */
   get idle(): boolean {
     return !this.#busy && this.#next === this.#waiting.length;
   }
@@ -83,14 +84,11 @@ export class Applier {
       if (pending !== undefined) {
         this.#busy = true;
         pending.then(
-          () => {
-            this.#busy = false;
-            this.#done(frame);
-            this.#run();
-          },
+          () => this.#settled(frame),
           (error: unknown) => {
             this.#busy = false;
             this.#fail(error);
+            this.#wakeIfIdle();
           },
         );
         return;
@@ -99,6 +97,23 @@ export class Applier {
     }
     this.#waiting = [];
     this.#next = 0;
+    this.#wakeIfIdle();
+  }
+
+  /** A frame that could not be applied at once is done; the applier may have failed for another reason meanwhile. */
+  #settled(frame: Frame): void {
+    this.#busy = false;
+    if (this.#stopped) {
+      this.#wakeIfIdle();
+      return;
+    }
+    this.#done(frame);
+    this.#run();
+  }
+
+  /** Never while a call to the disk is under way: the next session must not be overtaken by what is left of this one. */
+  #wakeIfIdle(): void {
+    if (!this.idle) return;
     for (const wake of this.#idleWaiters.splice(0)) wake();
   }
 
@@ -180,8 +195,8 @@ export class Applier {
     this.#waiting = [];
     this.#next = 0;
     this.#backlogSize = 0;
-    for (const wake of this.#idleWaiters.splice(0)) wake();
     this.#events.failed(reason);
+    this.#wakeIfIdle();
   }
 }
 
