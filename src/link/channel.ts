@@ -67,7 +67,10 @@ export class Channel {
       data: (chunk) => this.#received(chunk),
       drain: () => this.#handlers?.drain(),
       end: () => this.#finish(this.#endOfStream()),
-      close: (reason) => this.#finish(reason === undefined ? this.#endOfStream() : lost(reason)),
+      close: (reason) => {
+        this.#finish(reason === undefined ? this.#endOfStream() : lost(reason));
+        this.#timer?.cancel();
+      },
     });
     this.#tickLater();
   }
@@ -125,8 +128,13 @@ export class Channel {
       handlers.closed(this.#reason);
       return;
     }
-    for (const frame of this.#early.splice(0)) this.#guard(() => handlers.frame(frame));
-    handlers.batch?.();
+    this.#guard(() => {
+      for (const frame of this.#early.splice(0)) {
+        this.#dispatch(frame);
+        if (this.#ended) return;
+      }
+      handlers.batch?.();
+    });
   }
 
   /** Sends frames as one socket write; false when the caller should wait for `drain`. Ignored after the end. */
@@ -230,6 +238,9 @@ export class Channel {
   }
 
   #endOfStream(): Failure | undefined {
+    // It may have said why, and ended, before anybody took the frame.
+    const refused = this.#early.find((frame) => frame.type === FrameType.REFUSED);
+    if (refused !== undefined) return decodeRefused(refused);
     if (this.#goodbye && this.#decoder.atBoundary) return undefined;
     if (!this.#decoder.atBoundary)
       return new Failure('connection-lost', 'the connection ended in the middle of a frame');
@@ -242,9 +253,10 @@ export class Channel {
     this.#reason = reason;
     this.#timer?.cancel();
     this.#wakePongWaiters();
-    // After the peer's end nothing more is read; our own end lets what was sent go out.
-    if (reason !== undefined) this.#clock.after(LINGER_MS, () => this.#stream.destroy());
-    else this.#stream.end();
+    // Nothing more is read; what was sent may go out. A peer that never ends its direction does not keep the socket.
+    if (reason === undefined) this.#stream.end();
+    const lingerMs = reason === undefined ? this.#timing.timeoutMs : LINGER_MS;
+    this.#timer = this.#clock.after(lingerMs, () => this.#stream.destroy());
     this.#taker?.reject(reason ?? new Failure('connection-lost', 'the peer closed the connection'));
     this.#handlers?.closed(reason);
   }

@@ -133,7 +133,7 @@ export function encodeFrame(
 
 /**
  * Bytes to frames, cut at any point. Payloads that lie inside one chunk are views of it; others are assembled once.
- * Throws `frame-invalid` (or `peer-foreign` for the very first frame) at the earliest byte that shows it.
+ * Throws `frame-invalid` as soon as a header shows it, before any of the payload is awaited or held.
  */
 export class FrameDecoder {
   #chunks: Buffer[] = [];

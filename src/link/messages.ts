@@ -255,7 +255,7 @@ export function encodeAck(positions: Positions): Buffer {
 }
 
 export function decodeAck(frame: Frame): Positions {
-  if (frame.payload.length !== POSITIONS_SIZE) throw invalid('ACK');
+  if (frame.type !== FrameType.ACK || frame.payload.length !== POSITIONS_SIZE) throw invalid('ACK');
   const received = getUint64(frame.payload, 0);
   const applied = getUint64(frame.payload, 8);
   const durable = getUint64(frame.payload, 16);

@@ -23,6 +23,15 @@ export class ManualClock implements Clock {
     return new Promise((resolve) => this.after(delayMs, resolve));
   }
 
+  /** Moves on in one step, as if the process had not run meanwhile: what came due is called late. */
+  stall(byMs: number): void {
+    this.#nowMs += byMs;
+    const due = [...this.#timers].filter((timer) => timer.atMs <= this.#nowMs).sort((a, b) => a.atMs - b.atMs);
+    for (const timer of due) {
+      if (this.#timers.delete(timer)) timer.action();
+    }
+  }
+
   /** Moves on, calling what comes due in its order. */
   advance(byMs: number): void {
     const endMs = this.#nowMs + byMs;

@@ -1,0 +1,401 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { FAILURES, Failure, type FailureCode } from '../../../src/base/failure.ts';
+import { GIB, MIB } from '../../../src/base/units.ts';
+import type { Frame, FrameTypeCode } from '../../../src/link/frame.ts';
+import { encodeFrame, FrameDecoder, FrameType, HEADER_SIZE } from '../../../src/link/frame.ts';
+import {
+  BeginKind,
+  DIGEST_COUNT_MAX,
+  DIGEST_UNITS,
+  decodeAck,
+  decodeBegin,
+  decodeDigestReply,
+  decodeHello,
+  decodeRefused,
+  decodeWelcome,
+  digestUnitOf,
+  EXPORT_NAME_SIZE_MAX,
+  encodeAck,
+  encodeBegin,
+  encodeDigestReply,
+  encodeDigestRequest,
+  encodeHello,
+  encodeRefused,
+  encodeRescanPlace,
+  encodeWelcome,
+  type Hello,
+  VERSION_MAX,
+  VERSION_MIN,
+  type Welcome,
+} from '../../../src/link/messages.ts';
+
+function code(of: FailureCode): unknown {
+  return expect.objectContaining({ code: of });
+}
+
+/** The frame that a peer sees. */
+function received(bytes: Buffer): Frame {
+  const decoder = new FrameDecoder();
+  decoder.push(bytes);
+  const frame = decoder.next();
+  if (frame === undefined || !decoder.atBoundary) throw new Error('not one frame');
+  return frame;
+}
+
+function payloadHex(bytes: Buffer): string {
+  return bytes.subarray(HEADER_SIZE).toString('hex');
+}
+
+/** The same frame with another payload. */
+function withPayload(type: FrameTypeCode, payload: Buffer): Frame {
+  return received(encodeFrame(type, { payload }));
+}
+
+const id = fc.uint8Array({ minLength: 16, maxLength: 16 }).map((bytes) => Buffer.from(bytes));
+const number = fc.maxSafeNat();
+
+const HELLO: Hello = {
+  versionMin: 1,
+  versionMax: 1,
+  volumeId: Buffer.alloc(16, 0xa1),
+  generation: Buffer.alloc(16, 0xa2),
+  run: Buffer.alloc(16, 0xa3),
+  size: 0x0102030405,
+  windowSize: 0x1000,
+  exportName: 'db/main',
+};
+
+const WELCOME: Welcome = {
+  version: 1,
+  consistent: true,
+  fresh: false,
+  seeded: true,
+  replicaId: Buffer.alloc(16, 0xb1),
+  generation: Buffer.alloc(16, 0xb2),
+  run: Buffer.alloc(16, 0xb3),
+  resumeAfter: 0x0a0b,
+  recorded: 0x0a,
+  checkpoint: 3,
+  size: 0x0102030405,
+};
+
+describe('HELLO', () => {
+  it('has these very bytes', () => {
+    const bytes = encodeHello(HELLO);
+    expect(bytes[0]).toBe(FrameType.HELLO);
+    expect(payloadHex(bytes)).toBe(
+      `4e42445457494e00${'0100'}${'0100'}${'00000000'}${'a1'.repeat(16)}${'a2'.repeat(16)}${'a3'.repeat(16)}` +
+        `${'0504030201000000'}${'0010000000000000'}${'0700'}${Buffer.from('db/main').toString('hex')}`,
+    );
+  });
+
+  it('comes back from its bytes', () => {
+    const hello = fc.record({
+      versionMin: fc.constant(1),
+      versionMax: fc.integer({ min: 1, max: 65_535 }),
+      volumeId: id,
+      generation: id,
+      run: id,
+      size: number.map((size) => Math.max(1, size)),
+      windowSize: number,
+      exportName: fc.string({ unit: fc.constantFrom('a', '/', '\u00e9', '\u20ac', '\u{1f4be}', '\0'), maxLength: 60 }),
+    });
+    fc.assert(
+      fc.property(hello, (any) => {
+        expect(decodeHello(received(encodeHello(any)))).toEqual(any);
+      }),
+    );
+  });
+
+  it('from something else is refused as foreign', () => {
+    const good = received(encodeHello(HELLO)).payload;
+    expect(() => decodeHello(withPayload(FrameType.WELCOME, good))).toThrow(code('peer-foreign'));
+    expect(() => decodeHello(withPayload(FrameType.HELLO, Buffer.alloc(0)))).toThrow(code('peer-foreign'));
+    expect(() => decodeHello(withPayload(FrameType.HELLO, good.subarray(0, 11)))).toThrow(code('peer-foreign'));
+    for (let at = 0; at < 8; at += 1) {
+      const spoiled = Buffer.from(good);
+      spoiled[at]! ^= 0x20;
+      expect(() => decodeHello(withPayload(FrameType.HELLO, spoiled))).toThrow(code('peer-foreign'));
+    }
+  });
+
+  it('without a common version is refused as such, whatever stands behind the versions', () => {
+    for (const [min, max] of [
+      [VERSION_MAX + 1, VERSION_MAX + 1],
+      [0, VERSION_MIN - 1],
+      [65_535, 65_535],
+      [2, 0],
+    ] as const) {
+      const payload = Buffer.from(received(encodeHello({ ...HELLO, versionMin: min, versionMax: max })).payload);
+      expect(() => decodeHello(withPayload(FrameType.HELLO, payload))).toThrow(code('peer-version'));
+      // A later version may lay out the rest otherwise.
+      expect(() => decodeHello(withPayload(FrameType.HELLO, payload.subarray(0, 12)))).toThrow(code('peer-version'));
+    }
+  });
+
+  it('of another length, with size zero or impossible numbers is refused', () => {
+    const good = received(encodeHello(HELLO)).payload;
+    for (let length = 12; length < good.length; length += 1) {
+      expect(() => decodeHello(withPayload(FrameType.HELLO, good.subarray(0, length)))).toThrow(code('frame-invalid'));
+    }
+    expect(() => decodeHello(withPayload(FrameType.HELLO, Buffer.concat([good, Buffer.of(0)])))).toThrow(
+      code('frame-invalid'),
+    );
+    expect(() => decodeHello(received(encodeHello({ ...HELLO, size: 0 })))).toThrow(code('frame-invalid'));
+    for (const offset of [64, 72]) {
+      const spoiled = Buffer.from(good);
+      spoiled.writeBigUInt64LE(2n ** 53n, offset);
+      expect(() => decodeHello(withPayload(FrameType.HELLO, spoiled))).toThrow(code('frame-invalid'));
+    }
+  });
+
+  it('carries a name of 255 bytes and no longer', () => {
+    const longest = { ...HELLO, exportName: `${'é'.repeat(127)}x` };
+    expect(decodeHello(received(encodeHello(longest)))).toEqual(longest);
+    expect(EXPORT_NAME_SIZE_MAX).toBe(255);
+    expect(() => encodeHello({ ...HELLO, exportName: 'x'.repeat(256) })).toThrow('within its limit');
+    const payload = Buffer.concat([received(encodeHello({ ...HELLO, exportName: '' })).payload, Buffer.alloc(256, 65)]);
+    payload.writeUInt16LE(256, 80);
+    expect(() => decodeHello(withPayload(FrameType.HELLO, payload))).toThrow(code('frame-invalid'));
+  });
+});
+
+describe('WELCOME', () => {
+  it('has these very bytes', () => {
+    const bytes = encodeWelcome(WELCOME);
+    expect(bytes[0]).toBe(FrameType.WELCOME);
+    expect(payloadHex(bytes)).toBe(
+      `${'0100'}${'0500'}${'00000000'}${'b1'.repeat(16)}${'b2'.repeat(16)}${'b3'.repeat(16)}` +
+        `${'0b0a000000000000'}${'0a00000000000000'}${'0300000000000000'}${'0504030201000000'}`,
+    );
+    expect(payloadHex(encodeWelcome({ ...WELCOME, consistent: false, fresh: true, seeded: false })).slice(4, 8)).toBe(
+      '0200',
+    );
+  });
+
+  it('comes back from its bytes', () => {
+    const welcome = fc.record({
+      version: fc.constant(1),
+      consistent: fc.boolean(),
+      fresh: fc.boolean(),
+      seeded: fc.boolean(),
+      replicaId: id,
+      generation: id,
+      run: id,
+      resumeAfter: number,
+      recorded: number,
+      checkpoint: number,
+      size: number,
+    });
+    fc.assert(
+      fc.property(welcome, (any) => {
+        expect(decodeWelcome(received(encodeWelcome(any)))).toEqual(any);
+      }),
+    );
+  });
+
+  it('is refused when it is something else, of another version or impossible; a refusal is passed on', () => {
+    const good = received(encodeWelcome(WELCOME)).payload;
+    expect(() => decodeWelcome(withPayload(FrameType.ACK, good))).toThrow(code('peer-foreign'));
+    expect(() => decodeWelcome(withPayload(FrameType.WELCOME, good.subarray(0, 87)))).toThrow(code('peer-foreign'));
+    for (const version of [0, 2, 65_535]) {
+      expect(() => decodeWelcome(received(encodeWelcome({ ...WELCOME, version })))).toThrow(code('peer-version'));
+    }
+    for (const offset of [56, 64, 72, 80]) {
+      const spoiled = Buffer.from(good);
+      spoiled.writeBigUInt64LE(2n ** 53n, offset);
+      expect(() => decodeWelcome(withPayload(FrameType.WELCOME, spoiled))).toThrow(code('frame-invalid'));
+    }
+    expect(() => decodeWelcome(received(encodeRefused('image-larger', 'too large')))).toThrow(code('image-larger'));
+  });
+});
+
+describe('REFUSED', () => {
+  it('has these very bytes', () => {
+    expect(payloadHex(encodeRefused('usage', 'né'))).toBe(`${Buffer.from('usage\0né').toString('hex')}`);
+  });
+
+  it('brings code and message, of every failure there is', () => {
+    for (const each of Object.keys(FAILURES) as FailureCode[]) {
+      const failure = decodeRefused(received(encodeRefused(each, 'because')));
+      expect([failure.code, failure.message]).toEqual([each, 'the peer says: because']);
+    }
+  });
+
+  it('with an unknown code, or none, becomes frame-invalid and still tells the message', () => {
+    for (const payload of ['__proto__\0why', 'toString\0why', 'why', '\0why']) {
+      const failure = decodeRefused(withPayload(FrameType.REFUSED, Buffer.from(payload)));
+      expect(failure.code).toBe('frame-invalid');
+      expect(failure.message).toContain('why');
+    }
+  });
+
+  it('brings no control characters to a terminal, and no more than 1024 bytes', () => {
+    const failure = decodeRefused(received(encodeRefused('usage', '\u001b[31mred\nline\u009b\u007f')));
+    expect(failure.message).toBe('the peer says: ?[31mred?line??');
+    const long = decodeRefused(withPayload(FrameType.REFUSED, Buffer.from(`usage\0${'x'.repeat(60_000)}`)));
+    expect(long.message.length).toBeLessThan(1100);
+    expect(received(encodeRefused('usage', 'x'.repeat(5000))).payload.length).toBe(1024 + 6);
+  });
+});
+
+describe('BEGIN, RESCAN_PLACE and ACK', () => {
+  it('have these very bytes', () => {
+    expect(encodeBegin({ kind: BeginKind.RESCAN, sequence: 5, sentMax: 9 }).toString('hex')).toBe(
+      `${'03'}${'01'}${'0000'}${'00000000'}${'0500000000000000'}${'0000000000000000'}${'0900000000000000'}`,
+    );
+    expect(encodeRescanPlace(3).toString('hex')).toBe(
+      `${'34'}${'00'}${'0000'}${'00000000'}${'0000000000000000'}${'0000000000000000'}${'0300000000000000'}`,
+    );
+    expect(payloadHex(encodeAck({ received: 4, applied: 3, durable: 2, recorded: 1 }))).toBe(
+      `${'0400000000000000'}${'0300000000000000'}${'0200000000000000'}${'0100000000000000'}`,
+    );
+  });
+
+  it('come back from their bytes', () => {
+    const begin = fc.record({
+      kind: fc.constantFrom(BeginKind.CATCH_UP, BeginKind.RESCAN, BeginKind.SEEDING),
+      sequence: number,
+      sentMax: number,
+    });
+    fc.assert(
+      fc.property(begin, (any) => {
+        expect(decodeBegin(received(encodeBegin(any)))).toEqual(any);
+      }),
+    );
+    const ack = fc.record({ received: number, applied: number, durable: number, recorded: number });
+    fc.assert(
+      fc.property(ack, (any) => {
+        expect(decodeAck(received(encodeAck(any)))).toEqual(any);
+      }),
+    );
+  });
+
+  it('are refused when anything does not fit', () => {
+    const begin = received(encodeBegin({ kind: BeginKind.CATCH_UP, sequence: 5, sentMax: 9 }));
+    expect(() => decodeBegin({ ...begin, flags: 3 })).toThrow(code('frame-invalid'));
+    expect(() => decodeBegin({ ...begin, type: FrameType.PING })).toThrow(code('frame-invalid'));
+    expect(() => decodeBegin({ ...begin, payload: Buffer.alloc(1) })).toThrow(code('frame-invalid'));
+    const ack = received(encodeAck({ received: 4, applied: 3, durable: 2, recorded: 1 }));
+    expect(() => decodeAck({ ...ack, type: FrameType.CHECK })).toThrow(code('frame-invalid'));
+    expect(() => decodeAck({ ...ack, payload: ack.payload.subarray(0, 31) })).toThrow(code('frame-invalid'));
+    for (let offset = 0; offset < 32; offset += 8) {
+      const payload = Buffer.from(ack.payload);
+      payload.writeBigUInt64LE(2n ** 53n, offset);
+      expect(() => decodeAck({ ...ack, payload })).toThrow(code('frame-invalid'));
+    }
+  });
+});
+
+describe('digest frames', () => {
+  const size = 3 * GIB + 5 * 4096 + 512;
+
+  it('have these very bytes', () => {
+    expect(encodeDigestRequest(65_536, 131_072, 65_536).toString('hex')).toBe(
+      `${'20'}${'01'}${'0000'}${'00000000'}${'0000000000000000'}${'0000010000000000'}${'0000020000000000'}`,
+    );
+    const request = received(encodeDigestRequest(0, 8192, 4096));
+    const reply = encodeDigestReply(request, { zero: Uint8Array.of(1, 0), digests: Buffer.alloc(32, 0xd1) });
+    expect(reply.toString('hex')).toBe(
+      `${'33'}${'02'}${'0000'}${'22000000'}${'0000000000000000'}${'0000000000000000'}${'0020000000000000'}${'0100'}${'d1'.repeat(32)}`,
+    );
+  });
+
+  it('come back from their bytes, for every unit and up to the end of the disk', () => {
+    const part = fc
+      .tuple(fc.constantFrom(...DIGEST_UNITS), fc.nat(3000), fc.integer({ min: 1, max: DIGEST_COUNT_MAX }))
+      .map(([unit, index, count]) => {
+        const offset = Math.min(index * unit, Math.floor((size - 1) / unit) * unit);
+        return { unit, offset, length: Math.min(count * unit, size - offset) };
+      });
+    fc.assert(
+      fc.property(part, fc.nat(255), ({ unit, offset, length }, fill) => {
+        const request = received(encodeDigestRequest(offset, length, unit));
+        expect(digestUnitOf(request, size)).toBe(unit);
+        const count = Math.ceil(length / unit);
+        const result = { zero: Buffer.alloc(count, fill & 1), digests: Buffer.alloc(count * 16, fill) };
+        expect(decodeDigestReply(received(encodeDigestReply(request, result)), size)).toEqual(result);
+      }),
+      { numRuns: 30 },
+    );
+  });
+
+  it('are refused when they do not ask for whole units of the disk, or for too many', () => {
+    const ask = (offset: number, length: number, flags: number): number =>
+      digestUnitOf(received(encodeFrame(FrameType.DIGEST_REQUEST, { flags, offset, length })), size);
+    expect(ask(0, 1024 * MIB, 0)).toBe(MIB);
+    expect(ask(size - 512, 512, 2)).toBe(4096);
+    for (const [offset, length, flags] of [
+      [0, 1025 * MIB, 0],
+      [0, 4 * MIB + 4096, 2],
+      [0, 0, 0],
+      [0, MIB, 3],
+      [0, MIB, 255],
+      [4096, MIB, 0],
+      [1, 4096, 2],
+      [0, MIB - 1, 0],
+      [0, 4095, 2],
+      [size - 512, 4096, 2],
+      [size, 4096, 2],
+      [2 ** 52, 4096, 2],
+    ] as const) {
+      expect(() => ask(offset, length, flags), `${offset} ${length} ${flags}`).toThrow(code('frame-invalid'));
+    }
+  });
+
+  it('with a reply of another length are refused', () => {
+    const request = received(encodeDigestRequest(0, 8192, 4096));
+    const reply = received(encodeDigestReply(request, { zero: Buffer.alloc(2), digests: Buffer.alloc(32) }));
+    for (const length of [0, 33, 35, 2, 32]) {
+      expect(() => decodeDigestReply({ ...reply, payload: Buffer.alloc(length) }, size)).toThrow(code('frame-invalid'));
+    }
+  });
+});
+
+describe('decoders of messages', () => {
+  it('meet any frame with a message or a failure of the link', () => {
+    const seen = new Set<string>();
+    const good = [
+      encodeHello(HELLO),
+      encodeWelcome(WELCOME),
+      encodeAck({ received: 4, applied: 3, durable: 2, recorded: 1 }),
+    ];
+    const payloads = fc.oneof(
+      fc.uint8Array({ maxLength: 200 }).map((bytes) => Buffer.from(bytes)),
+      fc
+        .tuple(fc.constantFrom(...good), fc.nat(100), fc.nat(255), fc.integer({ min: 0, max: 5 }))
+        .map(([bytes, at, value, cut]) => {
+          const payload = Buffer.from(bytes.subarray(HEADER_SIZE, bytes.length - cut));
+          payload[at % payload.length] = value;
+          return payload;
+        }),
+    );
+    const header = fc.record({
+      type: fc.constantFrom(...Object.values(FrameType)),
+      flags: fc.nat(255),
+      sequence: number,
+      offset: fc.nat(2 ** 31 - 1),
+      length: fc.nat(2 ** 31 - 1),
+    });
+    fc.assert(
+      fc.property(header, payloads, (fields, payload) => {
+        const frame = received(encodeFrame(fields.type, { ...fields, payload }));
+        const decoders: ((frame: Frame) => unknown)[] = [decodeHello, decodeBegin, decodeAck];
+        decoders.push((reply) => decodeDigestReply(reply, 2 ** 31));
+        if (frame.type !== FrameType.REFUSED) decoders.push(decodeWelcome);
+        for (const decode of decoders) {
+          try {
+            decode(frame);
+          } catch (error) {
+            if (!(error instanceof Failure)) throw error;
+            seen.add(error.code);
+          }
+        }
+        decodeRefused(frame);
+      }),
+      { numRuns: 500 },
+    );
+    expect([...seen].sort()).toEqual(['frame-invalid', 'peer-foreign', 'peer-version']);
+  });
+});
