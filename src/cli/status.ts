@@ -17,7 +17,7 @@ const WATCH_INTERVAL_MS = 1000;
 
 const NOTES = `
 TARGET is a disk, a mirror's directory or image, or the name of an export. Without it, every process of this user is
-shown. --json prints one object per line and process; docs/operations.md explains the fields.
+shown. --json prints one object per line and process; sizes are bytes, times milliseconds.
 
 Examples:
   nbdtwin status

@@ -22,7 +22,7 @@
  */
 import { Failure, isFailure, isFailureCode, messageOf } from '../base/failure.ts';
 
-export const PROTOCOL = 1;
+const PROTOCOL = 1;
 
 /** Bytes of one request. */
 export const REQUEST_SIZE_MAX = 64 * 1024;

@@ -21,7 +21,7 @@ import { openControl } from './control.ts';
 import type { Running } from './running.ts';
 
 /** BSD sysexits: an internal error. */
-export const EXIT_BUG = 70;
+const EXIT_BUG = 70;
 
 const STOP_SIGNALS = ['SIGTERM', 'SIGINT'] as const;
 
@@ -65,9 +65,12 @@ async function serveUntil(stopAsked: Promise<NodeJS.Signals>, log: Log, start: S
     const signal = await stopAsked;
     log.info({ signal }, 'stopping: finishing what clients have asked for');
   } finally {
-    await running.stop();
-    await control?.close();
-    await world.scan.close();
+    try {
+      await running.stop();
+    } finally {
+      await control?.close();
+      await world.scan.close();
+    }
   }
   log.info({}, 'stopped');
 }

@@ -36,7 +36,7 @@ export function shellText(command: readonly string[]): string {
   return command.map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' ');
 }
 
-export interface ChildExit {
+interface ChildExit {
   readonly status: number | null;
   readonly signal: NodeJS.Signals | null;
 }

@@ -28,7 +28,7 @@ export function statusLine(status: DaemonStatus): string {
 }
 
 /** `mirror backup:10810 rescan [███░░] ...`, or its lag. */
-export function mirrorLinkLine(link: MirrorLinkStatus): string {
+function mirrorLinkLine(link: MirrorLinkStatus): string {
   return `mirror ${link.mirror} ${link.state}, ${detailOf(link)}`;
 }
 
@@ -39,7 +39,7 @@ function detailOf(link: MirrorLinkStatus): string {
   return `${lagText(link)} behind${retry}`;
 }
 
-export function lagText(link: MirrorLinkStatus): string {
+function lagText(link: MirrorLinkStatus): string {
   const { operations, bytes, ms } = link.lag;
   return `${plural(operations, 'operation')}, ${formatSize(bytes)}, ${formatDuration(ms)}`;
 }
@@ -84,7 +84,10 @@ function mirrorLinkText(link: MirrorLinkStatus, paint: Paint): string[] {
     ['window', `${formatSize(link.window.used)} of ${formatSize(link.window.limit)}`],
     ['position', positionText(link)],
     ['marked', `${formatSize(link.markedSize)} in regions of ${formatSize(link.regionSize)}`],
-    ['wire', `${formatSize(link.wireSent)} sent, ${formatSize(link.wireReceived)} received, ${plural(link.sessions, 'session')}`],
+    [
+      'wire',
+      `${formatSize(link.wireSent)} sent, ${formatSize(link.wireReceived)} received, ${plural(link.sessions, 'session')}`,
+    ],
   ];
   if (link.unreadableSize > 0) pairs.push(['unreadable', paint.bad(formatSize(link.unreadableSize))]);
   if (link.rescan !== undefined) pairs.push(['rescan', rescanText(link.rescan)]);

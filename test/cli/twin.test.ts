@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { MIB } from '../../src/base/units.ts';
 import type { MirrorDaemonStatus, ServeStatus } from '../../src/daemon/status.ts';
 import { Daemon, type ProcessOptions, runNbdtwin, runtimeDirectory, until } from '../support/daemon.ts';
+import { freePort } from '../support/ports.ts';
 import { Twin } from '../support/twin.ts';
 
 /** For commands that are to find the daemons of a test. */
@@ -165,6 +166,36 @@ describe('a wrong secret', () => {
     expect((await twin.mirror.mirrorStatus()).exports).toEqual([]);
     expect(twin.primary.stderr).not.toContain('5e5e5e');
     expect(twin.mirror.stderr).not.toContain('not the one');
+  });
+});
+
+describe('a restart', () => {
+  it('of either side, clean or killed, in any order: they find each other and the images are identical', async () => {
+    const listen = `127.0.0.1:${await freePort()}`;
+    const twin = new Twin();
+    await twin.startMirror(listen);
+    await twin.startPrimary(listen);
+    await twin.primary.untilInStep();
+    const steps: [string, () => Promise<unknown>][] = [
+      ['mirror stopped', () => twin.mirror.stop()],
+      ['mirror killed', () => twin.mirror.crash()],
+      ['primary stopped', () => twin.primary.stop()],
+      ['primary killed', () => twin.primary.crash()],
+    ];
+    for (const [index, [name, end]] of steps.entries()) {
+      const client = await twin.connect();
+      await client.write(index * MIB, Buffer.alloc(65_536, name));
+      await client.flush();
+      await end();
+      if (name.startsWith('mirror')) {
+        await client.write(index * MIB + 65_536, Buffer.alloc(65_536, `${name}, and gone`));
+        await twin.startMirror(listen);
+      } else await twin.startPrimary(listen);
+      client.destroy();
+      await twin.primary.untilInStep();
+      expect(readFileSync(twin.image).equals(readFileSync(twin.disk)), name).toBe(true);
+    }
+    expect(readFileSync(twin.image).includes('mirror killed, and gone')).toBe(true);
   });
 });
 

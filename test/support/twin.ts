@@ -11,9 +11,14 @@ import { temporaryFolder } from './temporary-folder.ts';
 export const SECRET_LINE = `nbdtwin:${'5e'.repeat(32)}\n`;
 
 export interface TwinOptions {
+  /** Of the disk, which is made. */
   readonly size?: number;
   readonly serve?: readonly string[];
   readonly mirror?: readonly string[];
+  /** The primary listens on `Twin.socket` too. */
+  readonly socket?: boolean;
+  /** A disk that exists, to be served in place of a new file. */
+  readonly disk?: string;
 }
 
 /**
@@ -22,10 +27,13 @@ export interface TwinOptions {
  */
 export class Twin {
   readonly folder: string;
+  /** What the primary serves; the file `disk.img` unless given. */
   readonly disk: string;
   readonly images: string;
   readonly image: string;
   readonly secret: string;
+  /** Of NBD clients, with the option `socket`. */
+  readonly socket: string;
   readonly #options: TwinOptions;
   primary!: Daemon;
   mirror!: Daemon;
@@ -34,12 +42,14 @@ export class Twin {
   constructor(options: TwinOptions = {}) {
     this.#options = options;
     this.folder = temporaryFolder();
-    this.disk = join(this.folder, 'disk.img');
+    this.disk = options.disk ?? join(this.folder, 'disk.img');
     this.images = join(this.folder, 'images');
     this.image = join(this.images, 'disk.img');
     this.secret = join(this.folder, 'secret');
+    this.socket = join(this.folder, 'nbd.sock');
     writeFileSync(this.secret, SECRET_LINE, { mode: 0o600 });
     mkdirSync(this.images);
+    if (options.disk !== undefined) return;
     writeFileSync(this.disk, '');
     truncateSync(this.disk, options.size ?? 16 * MIB);
   }
@@ -62,7 +72,8 @@ export class Twin {
   /** Links it to the mirror that was started last, or to `mirror` (host:port). */
   async startPrimary(mirror = `127.0.0.1:${this.mirror.address.port}`, options: ProcessOptions = {}): Promise<Daemon> {
     const args = ['serve', this.disk, '--listen', '127.0.0.1:0', '--mirror', mirror, '--secret-file', this.secret];
-    this.primary = await Daemon.start(this.folder, [...args, ...(this.#options.serve ?? [])], options);
+    const socket = this.#options.socket === true ? ['--socket', this.socket] : [];
+    this.primary = await Daemon.start(this.folder, [...args, ...socket, ...(this.#options.serve ?? [])], options);
     return this.primary;
   }
 

@@ -20,7 +20,7 @@ import { type Act, actsTable, rescannedSince, rescanShare, totalsOf } from './le
 import { lookAround } from './look-around.ts';
 import { MARKER, makeMaterial } from './material.ts';
 import { openStage, type Stage } from './stage.ts';
-import { linkOf, Watch } from './watch.ts';
+import { Watch } from './watch.ts';
 import { copyImage, dataSize, scatter } from './writer.ts';
 
 const DISK_SIZE = GIB;
@@ -256,7 +256,7 @@ class Play {
       after: totalsOf(after, this.#stage.relay.carriedSize),
       mostLag: this.#watch.takeMostLag(),
       elapsedMs: systemClock.nowMs() - startMs,
-      rescanned: linkOf(before).state === 'seeding' ? undefined : rescannedSince(before, after),
+      rescanned: rescannedSince(before, after),
     };
     this.#acts.push(act);
     return act;

@@ -30,12 +30,13 @@ export function totalsOf(status: ServeStatus, wire: number): Totals {
 }
 
 export function actsTable(acts: readonly Act[], diskSize: number): string[] {
-  const heading = ['', 'operations', 'written', 'on the wire', 'most lag', '', 'time', 'rescan shipped'];
+  const heading = ['', 'operations', 'written', 'on the wire', 'most lag:', 'bytes', 'time', 'took', 'rescan shipped'];
   const rows = acts.map((act) => [
     act.name,
     count(act.after.operations - act.before.operations),
     formatSize(act.after.bytes - act.before.bytes),
     formatSize(act.after.wire - act.before.wire),
+    count(act.mostLag.operations),
     formatSize(act.mostLag.bytes),
     formatDuration(act.mostLag.ms),
     formatDuration(act.elapsedMs),
@@ -49,8 +50,12 @@ export function rescanShare(shipped: number, diskSize: number): string {
   return `${formatSize(shipped)}, ${((shipped / diskSize) * 100).toFixed(1)} % of the disk`;
 }
 
-/** Bytes that the last completed rescan sent; undefined when it is the one that was there `before`. */
+/**
+ * Bytes that the last completed rescan sent; undefined when it is the one that was there `before`, or when there was
+ * nothing yet to be compared again.
+ */
 export function rescannedSince(before: ServeStatus, after: ServeStatus): number | undefined {
+  if (after.replication?.sequence === 0) return undefined;
   const [earlier, last] = [linkOf(before).lastRescan, linkOf(after).lastRescan];
   if (last === undefined) return undefined;
   const same = earlier !== undefined && JSON.stringify(earlier) === JSON.stringify(last);

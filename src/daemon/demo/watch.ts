@@ -16,11 +16,18 @@ export interface Lag {
 
 const NO_LAG: Lag = { operations: 0, bytes: 0, ms: 0 };
 
+/** The last moment at which the mirror had everything. */
+interface InStep {
+  readonly atMs: number;
+  readonly bytesWritten: number;
+}
+
 export class Watch {
   readonly #stage: Stage;
   readonly #clock: Clock;
   readonly #display: Display;
   #mostLag = NO_LAG;
+  #inStep: InStep = { atMs: 0, bytesWritten: 0 };
   #stopped = false;
   #ended: Promise<void>;
 
@@ -86,7 +93,7 @@ export class Watch {
 
   async #poll(): Promise<ServeStatus> {
     const status = await this.#stage.status();
-    const { lag } = linkOf(status);
+    const lag = this.#lagOf(status);
     const most = this.#mostLag;
     this.#mostLag = {
       operations: Math.max(most.operations, lag.operations),
@@ -94,6 +101,21 @@ export class Watch {
       ms: Math.max(most.ms, lag.ms),
     };
     return status;
+  }
+
+  /**
+   * What the mirror lacks. The primary knows it in bytes while its window holds it all; past that only the operations
+   * are counted, and the rest is measured from when the mirror was last seen to have everything.
+   */
+  #lagOf(status: ServeStatus): Lag {
+    const link = linkOf(status);
+    const { sequence, bytesWritten } = status.replication!;
+    const nowMs = this.#clock.nowMs();
+    const operations = sequence - link.applied;
+    if (operations === 0 && link.state === 'streaming') this.#inStep = { atMs: nowMs, bytesWritten };
+    if (link.state === 'streaming' || link.state === 'catch-up') return { ...link.lag, operations };
+    const { atMs, bytesWritten: bytesThen } = this.#inStep;
+    return { operations, bytes: bytesWritten - bytesThen, ms: atMs === 0 ? 0 : nowMs - atMs };
   }
 }
 
