@@ -195,6 +195,7 @@ export class Transmission {
     this.#pump();
     this.#replies.schedule();
     if (!this.#isWaiting) this.#stream.resume();
+    this.#checkDone();
   }
 
   #start(request: Request): void {

@@ -1,8 +1,8 @@
 /**
  * Range lock: overlapping ranges are held one after the other, others side by side.
  *
- * What is kept: for every byte that anyone holds or waits for, who asked for it *last*, as disjoint segments in a sorted
- * array. A newcomer waits for the owners of the segments that it covers, then becomes their owner. Owners that were
+ * What is kept: for every byte that anyone holds or waits for, who asked for it *last*, as disjoint segments in an
+ * ordered index. A newcomer waits for the owners of the segments that it covers, then becomes their owner. Owners that were
  * covered over need no edge to the newcomer: whoever covered them already waits for them.
  *
  * Invariants:
@@ -12,17 +12,15 @@
  * - Waiting follows the order of arrival, so there is no deadlock as long as every hold is released.
  *
  * Cost: each acquire adds at most two segments and one edge per segment it covers, and a segment that is covered whole
- * disappears: a constant number per acquire over time, however many are in flight on the same range. Finding is a
- * binary search; inserting moves the tail of the array, which is a memmove (10,000 ranges in flight: about 2 us).
+ * disappears: a constant number per acquire over time, however many are in flight, on the same range or apart. Acquire
+ * and release together: 0.6 us with 32 ranges in flight, 2 us with 10,000 (most of it cache misses).
  * Rejected: an edge to every overlapping predecessor (quadratic when thousands queue for one block); buckets (a trim of
  * a whole disk would have to enter millions of them).
  */
 import { assert } from '../base/assert.ts';
+import { SegmentIndex, type Span } from './segment-index.ts';
 
-interface Segment {
-  start: number;
-  /** Exclusive. Equal to `start` once the segment has been covered over. */
-  end: number;
+interface Segment extends Span {
   readonly owner: RangeHold;
 }
 
@@ -32,7 +30,7 @@ export class RangeHold {
   readonly length: number;
   /** Undefined when the range was free: it is held from the start. Otherwise resolves when it is held. */
   ready: Promise<void> | undefined = undefined;
-  /** Internal to the lock. */
+  /** Internal to the lock: what it has ever owned; without extent once covered over. */
   readonly segments: Segment[] = [];
   /** Internal to the lock: whom to tell on release. The same one may stand here more than once. */
   followers: RangeHold[] | undefined = undefined;
@@ -49,7 +47,7 @@ export class RangeHold {
 }
 
 export class RangeLock {
-  readonly #segments: Segment[] = [];
+  readonly #segments = new SegmentIndex<Segment>();
   #holdCount = 0;
 
   /** How many ranges are held or waited for. */
@@ -59,8 +57,8 @@ export class RangeLock {
 
   /** True when nobody holds or waits for any byte of the range: `acquire` in the same turn would not wait. */
   isFree(offset: number, length: number): boolean {
-    const index = this.#firstEndingAfter(offset);
-    return index === this.#segments.length || this.#segments[index]!.start >= offset + length;
+    const next = this.#segments.firstEndingAfter(offset);
+    return next === undefined || next.start >= offset + length;
   }
 
   /** Asks for a range, `length` at least 1. It is held once `ready` has resolved, or at once when `ready` is undefined. */
@@ -83,7 +81,7 @@ export class RangeLock {
     hold.released = true;
     this.#holdCount -= 1;
     for (const segment of hold.segments) {
-      if (segment.end > segment.start) this.#remove(segment);
+      if (segment.end > segment.start) this.#segments.remove(segment);
     }
     if (hold.followers === undefined) return;
     for (const follower of hold.followers) {
@@ -96,49 +94,25 @@ export class RangeLock {
   #cover(hold: RangeHold): void {
     const start = hold.offset;
     const end = start + hold.length;
-    const segments = this.#segments;
-    const own: Segment = { start, end, owner: hold };
-    hold.segments.push(own);
-
-    let first = this.#firstEndingAfter(start);
-    let after = first;
-    let tail: Segment | undefined;
-    while (after < segments.length && segments[after]!.start < end) {
-      const segment = segments[after]!;
+    for (;;) {
+      const segment = this.#segments.firstEndingAfter(start);
+      if (segment === undefined || segment.start >= end) break;
       follow(segment.owner, hold);
-      after += 1;
-      if (segment.end > end) {
-        tail = { start: end, end: segment.end, owner: segment.owner };
-        segment.owner.segments.push(tail);
-      }
+      if (segment.end > end) this.#own(segment.owner, end, segment.end);
       if (segment.start < start) {
         segment.end = start;
-        first += 1;
       } else {
+        this.#segments.remove(segment);
         segment.end = segment.start;
       }
     }
-    if (tail === undefined) segments.splice(first, after - first, own);
-    else segments.splice(first, after - first, own, tail);
+    this.#own(hold, start, end);
   }
 
-  #remove(segment: Segment): void {
-    const index = this.#firstEndingAfter(segment.start);
-    assert(this.#segments[index] === segment, 'segment of the range lock');
-    this.#segments.splice(index, 1);
-  }
-
-  /** Index of the first segment that ends after `offset`. */
-  #firstEndingAfter(offset: number): number {
-    const segments = this.#segments;
-    let low = 0;
-    let high = segments.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (segments[middle]!.end > offset) high = middle;
-      else low = middle + 1;
-    }
-    return low;
+  #own(owner: RangeHold, start: number, end: number): void {
+    const segment: Segment = { start, end, owner };
+    owner.segments.push(segment);
+    this.#segments.add(segment);
   }
 }
 
