@@ -140,8 +140,9 @@ export class Applier {
         this.#events.passBegan(frame.payload);
         return undefined;
       case FrameType.CHECKPOINT:
+        this.#checkPlace(frame.sequence);
         return this.#image
-          .checkpoint(frame.offset, (frame.flags & FRAME_COMPLETE) !== 0)
+          .checkpoint(frame.offset, frame.sequence, (frame.flags & FRAME_COMPLETE) !== 0)
           .then(() => this.#events.checkpointDone(frame.offset, frame.sequence));
       case FrameType.CHECK:
         return this.#events.check(frame);
@@ -175,10 +176,7 @@ export class Applier {
   }
 
   #endEpoch(sequence: number): void {
-    const applied = this.#image.applied;
-    if (sequence < applied || (this.#image.state.consistent && sequence !== applied)) {
-      throw new Failure('frame-invalid', `a barrier at ${sequence} after operation ${applied} is out of order`);
-    }
+    this.#checkPlace(sequence);
     this.#image.setApplied(sequence);
     const barrier = this.#image.barrier().then(() => {
       if (this.#barrier === barrier) this.#barrier = undefined;
@@ -186,6 +184,14 @@ export class Applier {
     });
     this.#barrier = barrier;
     barrier.catch((error: unknown) => this.#fail(error));
+  }
+
+  /** A barrier or checkpoint stands after the last operation; during a rescan others may have been left out before it. */
+  #checkPlace(sequence: number): void {
+    const applied = this.#image.applied;
+    if (sequence < applied || (this.#image.state.consistent && sequence !== applied)) {
+      throw new Failure('frame-invalid', `a barrier at ${sequence} after operation ${applied} is out of order`);
+    }
   }
 
   #fail(error: unknown): void {

@@ -205,8 +205,12 @@ export class MirrorImage {
     this.#recorded = Math.max(this.#recorded, durable);
   }
 
-  /** A checkpoint of a rescan: durable and written down on return. `complete`: the image is consistent from now on. */
-  async checkpoint(number: number, complete: boolean): Promise<void> {
+  /**
+   * A checkpoint of a rescan: durable and written down on return. `complete`: the image is from now on consistent, and at
+   * `sequence`: the last operations before it may be ones that were left to the comparison and never came by themselves.
+   */
+  async checkpoint(number: number, sequence: number, complete: boolean): Promise<void> {
+    if (complete) this.setApplied(sequence);
     await this.#sync();
     const durable = this.#durable;
     await this.#patch({

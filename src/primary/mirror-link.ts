@@ -212,6 +212,8 @@ export class MirrorLink {
     try {
       const { session, first, scope } = await this.#open(channel);
       this.#session = session;
+      // While the mirror was getting ready the window may have overrun: this session has nothing to go on with.
+      if (!this.#replica.keeping) channel.close();
       this.#sessions += 1;
       this.#problem = undefined;
       renewal = new KeyRenewal(this.#world, this.#log, session, this.#settings, () => this.#connect());
@@ -228,6 +230,7 @@ export class MirrorLink {
       throw error;
     } finally {
       renewal?.stop();
+      this.#replica.dropPass();
       if (this.#session !== undefined) this.#positions = this.#session.positions;
       this.#session = undefined;
       this.#channel = undefined;
@@ -314,6 +317,8 @@ export class MirrorLink {
     } else {
       replica.resume(after);
     }
+    // From here on, not only once the mirror has answered: a burst of writes meanwhile is left to the pass.
+    replica.beginPass();
     const seeding = !welcome.seeded;
     const scope = replica.marks.count === replica.marks.regionCount ? 'everything' : 'marked';
     this.#move(seeding ? 'seeding-admitted' : 'rescan-admitted');

@@ -162,7 +162,12 @@ export class Replica {
     this.#pass = undefined;
   }
 
+  /**
+   * A pass begins; it may begin again before it has got anywhere, with what has been marked meanwhile. Returns what it
+   * has to compare.
+   */
   beginPass(): Bitmap {
+    assert(this.#keeping, 'what a pass does not compare is streamed');
     const snapshot = this.marks.beginPass();
     this.#pass = { snapshot, cursor: 0 };
     this.#passOverruns = 0;
@@ -177,6 +182,12 @@ export class Replica {
   /** From now on every operation is streamed, or order is given up. Marks set during the pass are still remembered. */
   endPass(): void {
     this.#pass = undefined;
+  }
+
+  /** The session is over, and with it a pass that had begun. What it had still to compare stays marked. */
+  dropPass(): void {
+    this.#pass = undefined;
+    this.marks.endPass();
   }
 
   #leftToPass(offset: number, length: number): boolean {

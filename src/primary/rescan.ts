@@ -72,8 +72,7 @@ export class Rescan {
         this.#log.info({ marked: marks.markedSize }, 'writes outran the link during the pass: another pass follows');
       }
     } finally {
-      this.#replica.endPass();
-      marks.endPass();
+      this.#replica.dropPass();
     }
   }
 
