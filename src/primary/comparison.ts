@@ -5,7 +5,7 @@
 import type { Clock } from '../io/clock.ts';
 import type { ScanPool, ScanResult } from '../io/scan-pool.ts';
 import type { DigestUnit } from '../link/messages.ts';
-import { type Range, runPass } from '../rescan/source.ts';
+import { type DifferingRange, type Range, runPass } from '../rescan/source.ts';
 import type { LocalDisk } from './local-disk.ts';
 import type { Pacing } from './pacing.ts';
 import type { Questions } from './questions.ts';
@@ -29,7 +29,7 @@ export interface ComparisonPlan {
   readonly pass: number;
   next(offset: number, lengthMax: number): Range | undefined;
   reached(end: number): void;
-  differing(range: Range): Promise<void>;
+  differing(range: DifferingRange): Promise<void>;
   unreadable(range: Range): void;
   compared(range: Range): void;
 }

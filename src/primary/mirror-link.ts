@@ -152,7 +152,6 @@ export class MirrorLink {
     const nowMs = this.#world.clock.nowMs();
     const { window, marks } = this.#replica;
     const problem = this.#problem;
-    const oldestMs = window.oldestUnappliedMs;
     const positions = this.#session?.positions ?? this.#positions;
     return {
       mirror: formatAddress(this.#settings.address),
@@ -161,11 +160,7 @@ export class MirrorLink {
       replicaId: this.#replicaId,
       problem: problem === undefined ? undefined : { code: problem.code, message: problem.message, hint: problem.hint },
       ...positions,
-      lag: {
-        operations: this.#replica.sequence - positions.applied,
-        bytes: window.unappliedSize,
-        ms: oldestMs === undefined ? 0 : nowMs - oldestMs,
-      },
+      lag: { operations: this.#replica.sequence - positions.applied, ...this.#replica.lag },
       window: { used: window.usedSize, limit: window.limit },
       markedSize: marks.markedSize,
       unreadableSize: marks.unreadableSize,
@@ -284,6 +279,7 @@ export class MirrorLink {
         state: (event) => this.#move(event),
         rescanned: (progress) => {
           this.#lastRescan = progress;
+          this.#replica.rescanned();
           this.#own = { ...this.#own, rescanAll: false };
           this.#log.info(progress, 'the rescan is complete: the mirror is in step');
         },

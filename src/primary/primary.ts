@@ -39,7 +39,7 @@ export interface Primary {
   /** The replicating layer: serve this. */
   readonly volume: Volume;
   status(): PrimaryStatus;
-  /** Compares both images while serving. Fails with `not-ready` unless streaming. */
+  /** Compares both images while serving. Fails with `not-ready` unless in catch-up or streaming. */
   verify(onProgress: (progress: RescanProgress) => void): Promise<VerifyReport>;
   /** Clean stop: drains what the mirror can take within `drainMs`, writes the clean flag, closes volume and state. */
   close(drainMs: number): Promise<void>;

@@ -45,6 +45,8 @@ export class Replica {
   #sequence: number;
   #sentMax = 0;
   #passOverruns = 0;
+  /** Since when the mirror lacks operations that only marks tell of; undefined while the window tells it all. */
+  #behindSinceMs: number | undefined;
 
   /** `inStep`: a clean stop vouched that the mirror had everything up to `sequence`. */
   constructor(clock: Clock, size: number, windowSize: number, sequence: number, checkpoint: number, inStep: boolean) {
@@ -54,7 +56,9 @@ export class Replica {
     this.window = new Window(windowSize, sequence);
     this.#sequence = sequence;
     this.#keeping = inStep;
-    if (!inStep) this.marks.markAll();
+    if (inStep) return;
+    this.marks.markAll();
+    this.#behindSinceMs = clock.nowMs();
   }
 
   get keeping(): boolean {
@@ -69,6 +73,24 @@ export class Replica {
   /** The highest sequence ever handed to a stream in this run. */
   get sentMax(): number {
     return this.#sentMax;
+  }
+
+  /**
+   * What the mirror has not applied: bytes and the age of the oldest. Exact while the window tells it all; while marks
+   * do, the bytes are those of the marked regions, an upper bound.
+   */
+  get lag(): { bytes: number; ms: number } {
+    const sinceMs = this.#behindSinceMs ?? this.window.oldestUnappliedMs;
+    const markedSize = this.#behindSinceMs === undefined ? 0 : this.marks.markedSize;
+    return {
+      bytes: this.window.unappliedSize + markedSize,
+      ms: sinceMs === undefined ? 0 : this.#clock.nowMs() - sinceMs,
+    };
+  }
+
+  /** A rescan is complete: the window tells it all again. */
+  rescanned(): void {
+    this.#behindSinceMs = undefined;
   }
 
   /** Operations that found no room in the window while the present pass ran: another one must follow. */
@@ -157,6 +179,7 @@ export class Replica {
 
   /** Gives up order: everything in the window becomes marks. */
   giveUpOrder(): void {
+    this.#behindSinceMs ??= this.window.oldestUnappliedMs ?? this.#clock.nowMs();
     this.window.clear(this.#sequence, (entry) => this.marks.mark(entry.offset, entry.length));
     this.#keeping = false;
     this.#pass = undefined;

@@ -10,7 +10,7 @@ import type { Log } from '../base/log.ts';
 import { alignDown, KIB } from '../base/units.ts';
 import type { Random } from '../io/random.ts';
 import { FRAME_REPAIR, FrameType } from '../link/frame.ts';
-import type { Range } from '../rescan/source.ts';
+import type { DifferingRange, Range } from '../rescan/source.ts';
 import { PASS_KEY_SIZE } from '../rescan/target.ts';
 import type { Checkpoints } from './checkpoints.ts';
 import { Comparison, type ComparisonMeans } from './comparison.ts';
@@ -103,14 +103,14 @@ export class Rescan {
   }
 
   /** Reads the range again, piece by piece, while nothing can change it, and puts it into the stream. */
-  async #repair(range: Range): Promise<void> {
+  async #repair(range: DifferingRange): Promise<void> {
     const end = range.offset + range.length;
     for (let at = range.offset; at < end; ) {
       const length = Math.min(end, alignDown(at, PIECE_SIZE) + PIECE_SIZE) - at;
       await this.#means.pacing.room(length, () => this.#means.ended());
       if (this.#means.ended()) return;
       try {
-        await readLocked(this.#means.local, at, length, (data) => this.#ship(at, data));
+        await readLocked(this.#means.local, at, length, (data) => this.#ship(at, data, range.remoteZero));
       } catch (error) {
         if (!isFailure(error, 'io-error')) throw error;
         this.#unreadable({ offset: at, length });
@@ -119,10 +119,11 @@ export class Rescan {
     }
   }
 
-  #ship(offset: number, data: Buffer): void {
+  #ship(offset: number, data: Buffer, remoteZero: boolean): void {
     for (const run of runsOfZeroes(data, offset)) {
       const length = run.to - run.from;
       if (run.zero) {
+        if (remoteZero) continue;
         this.#replica.remark(FrameType.ZERO, FRAME_REPAIR, offset + run.from, length);
         this.#zeroedSize += length;
       } else {

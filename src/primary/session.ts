@@ -150,10 +150,12 @@ export class PrimarySession {
         return;
       case FrameType.CHECKPOINT_DONE:
         this.#checkpoints.done(frame);
+        this.#settle();
         return;
       case FrameType.CHECK_RESULT:
         if (this.#verify === undefined) throw new Failure('frame-invalid', 'the result of a check without a verify');
         this.#verify.result(frame);
+        this.#settle();
         return;
       default:
         throw new Failure('frame-invalid', `a mirror does not send frames of type ${frame.type} here`);
@@ -170,9 +172,14 @@ export class PrimarySession {
     const forward = positions.applied >= before.applied && positions.recorded >= before.recorded;
     if (!ordered || !forward) throw new Failure('frame-invalid', 'an acknowledgement of what was not sent');
     this.#positions = positions;
-    this.#replica.window.applied(positions.applied);
-    this.#replica.recorded(positions.recorded);
+    this.#settle();
     this.#judge();
+  }
+
+  /** Lets go of what the mirror has dealt with, remarks included. */
+  #settle(): void {
+    this.#replica.window.applied(this.#positions.applied);
+    this.#replica.recorded(this.#positions.recorded);
   }
 
   /** Streaming or catching up, by how full the window is. */

@@ -44,7 +44,10 @@ export interface MirrorLinkStatus {
   readonly applied: number;
   readonly durable: number;
   readonly recorded: number;
-  /** What would be lost with this host now, beyond what the mirror has applied. */
+  /**
+   * What would be lost with this host now, beyond what the mirror has applied. While a rescan is due or runs, bytes are
+   * those of the marked regions.
+   */
   readonly lag: { readonly operations: number; readonly bytes: number; readonly ms: number };
   readonly window: { readonly used: number; readonly limit: number };
   /** Bytes in regions that may differ and wait for a rescan. */

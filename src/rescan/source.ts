@@ -25,6 +25,12 @@ export interface Range {
   readonly length: number;
 }
 
+/** A range whose digests differ. */
+export interface DifferingRange extends Range {
+  /** The mirror holds zeroes there: local zeroes need not be sent. */
+  readonly remoteZero: boolean;
+}
+
 export interface SourcePorts {
   /** The next range of the scope at or after `offset`, at most `lengthMax` bytes; undefined at the end. */
   next(offset: number, lengthMax: number): Range | undefined;
@@ -35,7 +41,7 @@ export interface SourcePorts {
   /** Everything below `end` is being compared from now on. */
   reached(end: number): void;
   /** A range differs: put its present content into the stream (or, for verify, a check). In order of offset. */
-  differing(range: Range): Promise<void>;
+  differing(range: DifferingRange): Promise<void>;
   /** The local disk cannot read that range. */
   unreadable(range: Range): void;
   /** The range is compared and what differed stands in the stream. In order of offset. */
@@ -53,7 +59,7 @@ const BATCHES_IN_FLIGHT = 3;
 
 /** Runs one pass. Rejects when a digest of the mirror cannot be had, the session ends, or a port fails. */
 export async function runPass(ports: SourcePorts): Promise<void> {
-  const batches: { range: Range; differing: Promise<Range[]> }[] = [];
+  const batches: { range: Range; differing: Promise<DifferingRange[]> }[] = [];
   let offset = 0;
   try {
     for (;;) {
@@ -96,8 +102,8 @@ function nextBatch(ports: SourcePorts, offset: number): Range | undefined {
 }
 
 /** The ranges of a batch that differ, in order, neighbours joined, in units of 4 KiB where both sides hold data. */
-async function compare(ports: SourcePorts, batch: Range): Promise<Range[]> {
-  const differing: Range[] = [];
+async function compare(ports: SourcePorts, batch: Range): Promise<DifferingRange[]> {
+  const differing: DifferingRange[] = [];
   let suspects: Range[] = [batch];
   for (const [level, unit] of DIGEST_UNITS.entries()) {
     const finest = level === DIGEST_UNITS.length - 1;
@@ -106,12 +112,18 @@ async function compare(ports: SourcePorts, batch: Range): Promise<Range[]> {
         .flatMap((range) => split(range, unit * DIGEST_COUNT_MAX))
         .map((range) => compareUnits(ports, range, unit, finest)),
     );
-    suspects = joined(results.flatMap((result) => result.suspects));
+    suspects = joined(
+      results.flatMap((result) => result.suspects),
+      () => true,
+    );
     differing.push(...results.flatMap((result) => result.differing));
     if (suspects.length === 0) break;
   }
   assert(suspects.length === 0, 'the finest level leaves no suspects');
-  return joined(differing.sort((a, b) => a.offset - b.offset));
+  return joined(
+    differing.sort((a, b) => a.offset - b.offset),
+    (a, b) => a.remoteZero === b.remoteZero,
+  );
 }
 
 /** Compares the units of a range: those that differ for good, and those to look into more finely. */
@@ -120,7 +132,7 @@ async function compareUnits(
   range: Range,
   unit: DigestUnit,
   finest: boolean,
-): Promise<{ differing: Range[]; suspects: Range[] }> {
+): Promise<{ differing: DifferingRange[]; suspects: Range[] }> {
   const remoteScan = ports.scanRemote(range.offset, range.length, unit);
   remoteScan.catch(() => undefined);
   let local: ScanResult;
@@ -139,7 +151,7 @@ async function compareUnits(
     return { differing: parts.flatMap((part) => part.differing), suspects: [] };
   }
   const remote = await remoteScan;
-  const differing: Range[] = [];
+  const differing: DifferingRange[] = [];
   const suspects: Range[] = [];
   for (let index = 0; index * unit < range.length; index += 1) {
     const localZero = local.zero[index] === 1;
@@ -148,7 +160,7 @@ async function compareUnits(
     if (!localZero && !remoteZero && sameDigest(local.digests, remote.digests, index)) continue;
     const part = { offset: range.offset + index * unit, length: Math.min(unit, range.length - index * unit) };
     // Where one side is all zeroes a closer look would find every block of data different anyway.
-    if (finest || localZero || remoteZero) differing.push(part);
+    if (finest || localZero || remoteZero) differing.push({ ...part, remoteZero });
     else suspects.push(part);
   }
   return { differing, suspects };
@@ -162,13 +174,16 @@ function sameDigest(a: Uint8Array, b: Uint8Array, index: number): boolean {
   return true;
 }
 
-/** Sorted ranges with neighbours made one. */
-export function joined(ranges: readonly Range[]): Range[] {
-  const result: { offset: number; length: number }[] = [];
+/** Sorted ranges with those neighbours made one that are `alike`. */
+export function joined<R extends Range>(ranges: readonly R[], alike: (a: R, b: R) => boolean = () => true): R[] {
+  const result: R[] = [];
   for (const range of ranges) {
     const last = result.at(-1);
-    if (last !== undefined && last.offset + last.length === range.offset) last.length += range.length;
-    else result.push({ ...range });
+    if (last !== undefined && last.offset + last.length === range.offset && alike(last, range)) {
+      result[result.length - 1] = { ...last, length: last.length + range.length };
+    } else {
+      result.push(range);
+    }
   }
   return result;
 }
