@@ -595,6 +595,20 @@ describe('closing the server', () => {
     await expect(client.flush()).rejects.toMatchObject({ code: 'connection-lost' });
   });
 
+  it('refuses what was waiting for room, and does not wait for anything else', async () => {
+    const served = await enter('simple', { limits: { connectionInFlight: 512 + REQUEST_COST } });
+    const waiting = gate(served, (call) => call === 'write');
+    served.send({ command: Command.WRITE }, Buffer.alloc(512, 1));
+    served.send({ command: Command.WRITE, offset: 4096 }, Buffer.alloc(512, 1));
+    await settle();
+    expect(waiting).toHaveLength(1);
+    const closed = served.server.close(1000);
+    waiting[0]!.go();
+    expect(await served.replies()).toMatchObject([{ error: 0 }, { error: ErrorCode.ESHUTDOWN }]);
+    await closed;
+    expect(served.disk.counts.write).toBe(1);
+  });
+
   it('cuts off what has not drained in time', async () => {
     const served = await enter('simple');
     const waiting = gate(served, (call) => call === 'write');
