@@ -1,9 +1,9 @@
 import { Failure } from './failure.ts';
 
 /** Bytes of an export's name; it arrives from peers. */
-export const EXPORT_NAME_SIZE_MAX = 255;
+const EXPORT_NAME_SIZE_MAX = 255;
 /** Bytes of one segment: with `.img.twin` and `.tmp` behind it, it must still be a file name. */
-export const EXPORT_SEGMENT_SIZE_MAX = 240;
+const EXPORT_SEGMENT_SIZE_MAX = 240;
 
 const SEGMENT = /^[A-Za-z0-9_-][A-Za-z0-9._-]*$/;
 

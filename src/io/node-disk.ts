@@ -1,7 +1,8 @@
 /**
  * One open regular file or block device.
  *
- * What it keeps: the descriptor, the size, which kinds of fallocate the store has refused, and the calls in flight.
+ * What it keeps: the descriptor, the size, how fast the disk is at the moment, and the calls in flight. What the store can do
+ * about zeroes is in disk-zeroing.ts.
  *
  * Which call runs where:
  * - short reads try the page cache on the event loop (RWF_NOWAIT: never waits for a disk), the rest goes to the pool;
@@ -16,57 +17,37 @@
  */
 import fs from 'node:fs';
 import { errnoOf, Failure } from '../base/failure.ts';
-import { alignDown, alignUp, KIB, MIB } from '../base/units.ts';
+import { KIB } from '../base/units.ts';
 import type { Disk, DiskIdentity } from './disk.ts';
 import { diskFailure, isUnsupported } from './disk-failure.ts';
+import { DiskZeroing, type ZeroingFacts } from './disk-zeroing.ts';
 import { InlinePace } from './inline-pace.ts';
-import { FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE } from './libc.ts';
+import { FALLOC_KEEP_SIZE } from './libc.ts';
 import { type NodeCalls, nodeCalls } from './node-calls.ts';
 import { SharedSync } from './shared-sync.ts';
 
 /** Reads and writes up to this size may run on the event loop. */
 const INLINE_SIZE = 256 * KIB;
-/** Ranges up to this size may be punched or zeroed on the event loop. */
-const INLINE_ZERO_SIZE = MIB;
-/** Zeroes written at a time where the store cannot make them itself; the event loop runs in between. */
-const ZERO_STEP_SIZE = MIB;
 /** Calls of read-ahead at a time; more are dropped: it is advice. */
 const READ_AHEADS_MAX = 2;
 
-const PUNCH = FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE;
-const ZERO_RANGE = FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE;
-
-const zeroes = Buffer.alloc(ZERO_STEP_SIZE);
-
 /** What the opener found out about the file. */
-export interface DiskFacts {
-  readonly path: string;
+export interface DiskFacts extends ZeroingFacts {
   readonly kind: 'file' | 'block-device';
-  readonly descriptor: number;
   readonly size: number;
   readonly readOnly: boolean;
-  /** fallocate must be aligned to this: 1 for files, the logical sector for block devices. */
-  readonly zeroAlignment: number;
-  /** True where the store is known to punch (PUNCH_HOLE) or zero (ZERO_RANGE) without writing data. */
-  readonly punchKnown: boolean;
-  readonly zeroRangeKnown: boolean;
 }
-
-/** `unknown` until tried; `refused` for good. */
-type Ability = 'known' | 'unknown' | 'refused';
 
 export class NodeDisk implements Disk {
   readonly path: string;
   readonly kind: 'file' | 'block-device';
   readonly descriptor: number;
   readonly #readOnly: boolean;
-  readonly #zeroAlignment: number;
+  readonly #zeroing: DiskZeroing;
   readonly #calls: NodeCalls;
   readonly #sync: SharedSync;
   readonly #pace = new InlinePace();
   #size: number;
-  #punchAbility: Ability;
-  #zeroRangeAbility: Ability;
   #seekRefused = false;
   #cachedReadRefused = false;
   #readAheads = 0;
@@ -80,11 +61,9 @@ export class NodeDisk implements Disk {
     this.descriptor = facts.descriptor;
     this.#size = facts.size;
     this.#readOnly = facts.readOnly;
-    this.#zeroAlignment = facts.zeroAlignment;
-    this.#punchAbility = facts.punchKnown ? 'known' : 'unknown';
-    this.#zeroRangeAbility = facts.zeroRangeKnown ? 'known' : 'unknown';
     this.#calls = calls;
     this.#sync = new SharedSync(() => calls.fdatasync(this.descriptor));
+    this.#zeroing = new DiskZeroing(facts, calls, this.#pace, (data, offset) => this.#writeRest(data, offset, 0));
   }
 
   get size(): number {
@@ -125,24 +104,19 @@ export class NodeDisk implements Disk {
   zero(offset: number, length: number, allocate: boolean): void | Promise<void> {
     this.#checkMutation(offset, length);
     if (length === 0) return;
-    if (length <= INLINE_ZERO_SIZE && this.#isAligned(offset, length)) {
-      const mode = this.#zeroMode(allocate);
-      if (mode !== undefined && this.#fallocateNow(mode, offset, length)) return;
-    }
-    return this.#track(this.#zeroAll(offset, length, allocate));
+    const zeroing = this.#zeroing.zero(offset, length, allocate);
+    return zeroing === undefined ? undefined : this.#track(zeroing);
   }
 
   zeroIsFast(offset: number, length: number, allocate: boolean): boolean {
-    const ability = allocate ? this.#zeroRangeAbility : this.#punchAbility;
-    return ability === 'known' && this.#isAligned(offset, length);
+    return this.#zeroing.isFast(offset, length, allocate);
   }
 
   punch(offset: number, length: number): boolean | Promise<boolean> {
     this.#checkMutation(offset, length);
     if (length === 0) return true;
-    if (this.#punchAbility === 'refused' || !this.#isAligned(offset, length)) return false;
-    if (length <= INLINE_ZERO_SIZE && this.#fallocateNow(PUNCH, offset, length)) return true;
-    return this.#track(this.#fallocate(PUNCH, offset, length));
+    const punching = this.#zeroing.punch(offset, length);
+    return typeof punching === 'boolean' ? punching : this.#track(punching);
   }
 
   seekData(offset: number): number {
@@ -279,80 +253,6 @@ export class NodeDisk implements Disk {
     }
   }
 
-  /** The best way of the store to make a range zero; undefined: only by writing zeroes. */
-  #zeroMode(allocate: boolean): number | undefined {
-    if (!allocate && this.#punchAbility !== 'refused') return PUNCH;
-    return this.#zeroRangeAbility === 'refused' ? undefined : ZERO_RANGE;
-  }
-
-  /** Unaligned ends of a block device are written; the middle goes to the store. */
-  async #zeroAll(offset: number, length: number, allocate: boolean): Promise<void> {
-    const end = offset + length;
-    const middleStart = Math.min(end, alignUp(offset, this.#zeroAlignment));
-    const middleEnd = Math.max(middleStart, alignDown(end, this.#zeroAlignment));
-    if (offset < middleStart) await this.#writeZeroes(offset, middleStart - offset);
-    if (middleStart < middleEnd) await this.#zeroMiddle(middleStart, middleEnd - middleStart, allocate);
-    if (middleEnd < end) await this.#writeZeroes(middleEnd, end - middleEnd);
-  }
-
-  async #zeroMiddle(offset: number, length: number, allocate: boolean): Promise<void> {
-    for (let mode = this.#zeroMode(allocate); mode !== undefined; mode = this.#zeroMode(allocate)) {
-      if (await this.#fallocate(mode, offset, length)) return;
-    }
-    await this.#writeZeroes(offset, length);
-  }
-
-  async #writeZeroes(offset: number, length: number): Promise<void> {
-    for (let doneSize = 0; doneSize < length; ) {
-      const stepSize = Math.min(ZERO_STEP_SIZE, length - doneSize);
-      await this.#writeRest(zeroes.subarray(0, stepSize), offset + doneSize, 0);
-      doneSize += stepSize;
-    }
-  }
-
-  /** On the event loop. False when the disk is slow at the moment or the store has just refused this mode. */
-  #fallocateNow(mode: number, offset: number, length: number): boolean {
-    const startMs = this.#calls.nowMs();
-    if (!this.#pace.allows(startMs)) return false;
-    try {
-      this.#calls.fallocateNow(this.descriptor, mode, offset, length);
-    } catch (error) {
-      this.#noteRefusal(mode, error, offset, length);
-      return false;
-    } finally {
-      this.#pace.took(startMs, this.#calls.nowMs());
-    }
-    this.#noteSuccess(mode);
-    return true;
-  }
-
-  /** In the thread pool. False when the store refuses this mode, now or before. */
-  async #fallocate(mode: number, offset: number, length: number): Promise<boolean> {
-    if ((mode === PUNCH ? this.#punchAbility : this.#zeroRangeAbility) === 'refused') return false;
-    try {
-      await this.#calls.fallocate(this.descriptor, mode, offset, length);
-    } catch (error) {
-      this.#noteRefusal(mode, error, offset, length);
-      return false;
-    }
-    this.#noteSuccess(mode);
-    return true;
-  }
-
-  #noteSuccess(mode: number): void {
-    if (mode === PUNCH) this.#punchAbility = 'known';
-    else this.#zeroRangeAbility = 'known';
-  }
-
-  /** Remembers that the store has no such operation; throws when the error is anything else. */
-  #noteRefusal(mode: number, error: unknown, offset: number, length: number): void {
-    // Block devices without the command say EOPNOTSUPP; some drivers say EINVAL for a range that is aligned and inside.
-    const refused = isUnsupported(error) || (this.kind === 'block-device' && errnoOf(error) === 'EINVAL');
-    if (!refused) throw this.#failure(error, 'zero', offset, length);
-    if (mode === PUNCH) this.#punchAbility = 'refused';
-    else this.#zeroRangeAbility = 'refused';
-  }
-
   #seek(offset: number, target: 'data' | 'hole', unknown: number): number | undefined {
     this.#checkOpen();
     if (this.#seekRefused || offset >= this.#size) return offset >= this.#size ? undefined : unknown;
@@ -365,10 +265,6 @@ export class NodeDisk implements Disk {
       }
       throw this.#failure(error, 'seek', offset, 0);
     }
-  }
-
-  #isAligned(offset: number, length: number): boolean {
-    return offset % this.#zeroAlignment === 0 && length % this.#zeroAlignment === 0;
   }
 
   #checkOpen(): void {

@@ -5,7 +5,7 @@ import type { Disk } from './disk.ts';
 import { DIGEST_SIZE, type ScanRequest, type ScanResult } from './scan-pool.ts';
 
 /** Units of one request: bounds the memory of a result. */
-export const SCAN_UNITS_MAX = 65_536;
+const SCAN_UNITS_MAX = 65_536;
 /** Bytes read at a time: as much memory each thread holds, and as long as it takes until it looks at the next request. */
 export const SCAN_STEP_SIZE = 4 * MIB;
 

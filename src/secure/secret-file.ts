@@ -18,15 +18,15 @@ import type { PresharedKey } from './tls.ts';
 /** Bytes of a secret file. */
 export const SECRET_FILE_SIZE_MAX = 256 * KIB;
 /** Keys in a secret file. */
-export const SECRET_KEYS_MAX = 1000;
+const SECRET_KEYS_MAX = 1000;
 /** Characters of an identity. */
-export const IDENTITY_LENGTH_MAX = 128;
+const IDENTITY_LENGTH_MAX = 128;
 /** Hex digits of a key: 128 to 512 bits. GnuTLS takes no longer ones. */
-export const KEY_DIGITS_MIN = 32;
-export const KEY_DIGITS_MAX = 128;
+const KEY_DIGITS_MIN = 32;
+const KEY_DIGITS_MAX = 128;
 /** Characters of a bare secret. */
-export const BARE_SECRET_LENGTH_MIN = 20;
-export const BARE_SECRET_LENGTH_MAX = 1024;
+const BARE_SECRET_LENGTH_MIN = 20;
+const BARE_SECRET_LENGTH_MAX = 1024;
 /** Random bytes of a new secret. */
 export const NEW_SECRET_SIZE = 32;
 

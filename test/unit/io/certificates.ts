@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import { join } from 'node:path';
 import { temporaryFolder } from '../../support/temporary-folder.ts';
 
-export interface Certificate {
+interface Certificate {
   readonly certificate: string;
   readonly key: string;
 }

@@ -1,7 +1,7 @@
 /** System calls that a test can make fail, fall short, wait or count. */
 import { type NodeCalls, nodeCalls } from '../../../src/io/node-calls.ts';
 
-export type CallName = Exclude<keyof NodeCalls, 'nowMs'>;
+type CallName = Exclude<keyof NodeCalls, 'nowMs'>;
 
 export interface FaultCalls extends NodeCalls {
   /** How often each call was made. */
