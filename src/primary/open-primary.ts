@@ -5,6 +5,7 @@
  * first mutation, and compares everything. Stops: drains, syncs, and only then says that the stop was clean.
  */
 import { ID_SIZE } from '../base/bytes.ts';
+import { parseExportName } from '../base/export-name.ts';
 import { isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import type { DiskIdentity } from '../io/disk.ts';
@@ -21,8 +22,9 @@ import type { Primary, PrimaryOptions } from './primary.ts';
 import { Replica } from './replica.ts';
 import { ReplicatingVolume } from './replicating-volume.ts';
 
-/** Opens the primary and starts to connect. Failures: `directory-busy`, `state-corrupt`, `state-unwritable`. */
+/** Opens the primary and starts to connect. Failures: `name-invalid`, `directory-busy`, `state-corrupt`, `state-unwritable`. */
 export async function openPrimary(world: World, log: Log, options: PrimaryOptions): Promise<Primary> {
+  parseExportName(options.exportName);
   await world.files.makeDirectory(options.stateDirectory);
   const lock = await world.files.lockDirectory(options.stateDirectory);
   try {

@@ -7,6 +7,7 @@ import type { Log } from '../../src/base/log.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { MIB } from '../../src/base/units.ts';
 import { type NodeWorld, nodeWorld } from '../../src/io/node-world.ts';
+import type { World } from '../../src/io/world.ts';
 import type { Mirror, MirrorOptions } from '../../src/mirror/mirror.ts';
 import { openMirror } from '../../src/mirror/open-mirror.ts';
 import { openPrimary } from '../../src/primary/open-primary.ts';
@@ -24,6 +25,11 @@ export interface PairOptions {
   readonly primary?: Partial<PrimaryOptions>;
   readonly mirror?: Partial<MirrorOptions>;
   readonly log?: Log;
+  /** The mirror's own, when the test wants another than the primary's: disks that fail, short timeouts. */
+  readonly mirrorWorld?: Partial<World>;
+  /** Folders on file systems of the test's own choice, there already. */
+  readonly diskFolder?: string;
+  readonly mirrorFolder?: string;
 }
 
 /** A primary and a mirror in this process: real files, real sockets, real TLS, and a proxy between them. */
@@ -35,7 +41,7 @@ export class Pair {
   readonly size: number;
   readonly world: NodeWorld = nodeWorld();
   readonly #options: PairOptions;
-  readonly #key = { identity: 'nbdtwin', key: randomBytes(32) };
+  readonly key = { identity: 'nbdtwin', key: randomBytes(32) };
   proxy!: LinkProxy;
   primary: Primary | undefined;
   mirror: Mirror | undefined;
@@ -45,10 +51,10 @@ export class Pair {
     this.#options = options;
     this.folder = temporaryFolder();
     this.size = options.size ?? 16 * MIB;
-    this.diskPath = join(this.folder, 'disk.img');
-    this.mirrorFolder = join(this.folder, 'mirror');
+    this.diskPath = join(options.diskFolder ?? this.folder, 'disk.img');
+    this.mirrorFolder = options.mirrorFolder ?? join(this.folder, 'mirror');
     this.imagePath = join(this.mirrorFolder, 'disk.img');
-    mkdirSync(this.mirrorFolder);
+    mkdirSync(this.mirrorFolder, { recursive: true });
     writeFileSync(this.diskPath, '');
     truncateSync(this.diskPath, this.size);
   }
@@ -76,10 +82,10 @@ export class Pair {
   }
 
   async startMirror(): Promise<Mirror> {
-    this.mirror = await openMirror(this.world, this.#options.log ?? silentLog, {
+    this.mirror = await openMirror({ ...this.world, ...this.#options.mirrorWorld }, this.#options.log ?? silentLog, {
       directory: this.mirrorFolder,
       listen: { kind: 'tcp', host: '127.0.0.1', port: this.#mirrorPort },
-      tls: { keys: [this.#key] },
+      tls: { keys: [this.key] },
       timing: TIMING,
       ...this.#options.mirror,
     });
@@ -102,7 +108,7 @@ export class Pair {
         stateDirectory: `${diskPath}.twin`,
         exportName: 'disk',
         mirror: { kind: 'tcp', host: '127.0.0.1', port: this.proxy.port },
-        tls: { keys: [this.#key] },
+        tls: { keys: [this.key] },
         windowSize: 8 * MIB,
         rescanRate: undefined,
         rekeySize: 2 ** 40,
@@ -119,9 +125,14 @@ export class Pair {
     }
   }
 
-  /** Another primary towards the same mirror and export; the caller closes it. */
-  openOther(diskPath: string): Promise<Primary> {
-    return this.#open(diskPath, {});
+  /** Another primary towards the same mirror; the caller closes it. */
+  openOther(diskPath: string, more: Partial<PrimaryOptions> = {}): Promise<Primary> {
+    return this.#open(diskPath, more);
+  }
+
+  /** Where the mirror listens, beside the proxy. */
+  get mirrorPort(): number {
+    return this.#mirrorPort;
   }
 
   async stopPrimary(drainMs = 5_000): Promise<void> {
@@ -165,9 +176,9 @@ export class Pair {
   }
 
   /** Fails unless both images hold the same bytes. */
-  expectIdentical(): void {
-    const primary = readFileSync(this.diskPath);
-    const mirror = readFileSync(this.imagePath);
+  expectIdentical(imagePath = this.imagePath, diskPath = this.diskPath): void {
+    const primary = readFileSync(diskPath);
+    const mirror = readFileSync(imagePath);
     if (primary.equals(mirror)) return;
     const at = primary.findIndex((byte, index) => byte !== mirror[index]);
     throw new Error(`the images differ from byte ${at} on (sizes ${primary.length}, ${mirror.length})`);
