@@ -24,6 +24,8 @@ export class LineSink {
   #writing: Buffer | undefined;
   #writingSinceMs = 0;
   #isBroken = false;
+  /** A flush gave up on the reader, and nothing has gone out since. */
+  #isStuck = false;
   #droppedCount = 0;
   #whenIdle: (() => void)[] = [];
 
@@ -59,7 +61,10 @@ export class LineSink {
     let timer: NodeJS.Timeout | undefined;
     const idle = new Promise<void>((resolve) => this.#whenIdle.push(resolve));
     const late = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, STUCK_MS);
+      timer = setTimeout(() => {
+        this.#isStuck = true;
+        resolve();
+      }, STUCK_MS);
     });
     await Promise.race([idle, late]);
     clearTimeout(timer);
@@ -70,7 +75,8 @@ export class LineSink {
    * written may appear twice.
    */
   flushNow(): void {
-    if (this.#isBroken) return;
+    // Writing here would wait as long as the reader does.
+    if (this.#isBroken || this.#isStuck) return;
     const writing = this.#writing === undefined ? [] : [this.#writing];
     if (writing.length > 0 && performance.now() - this.#writingSinceMs > STUCK_MS) return;
     try {
@@ -97,6 +103,7 @@ export class LineSink {
     this.#writing = data;
     fs.write(this.#descriptor, data, (error, written) => {
       if (error === null) {
+        this.#isStuck = false;
         if (written < data.length) this.#attempt(data.subarray(written));
         else this.#next();
       } else if (errnoOf(error) === 'EAGAIN') setTimeout(() => this.#attempt(data), RETRY_MS).unref();
