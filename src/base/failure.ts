@@ -79,6 +79,8 @@ export const FAILURES = {
     hint: 'More connections arrive than prove themselves: look for scanners, and restrict who can reach the port.',
   },
 
+  'scan-failed': { exit: 70, retry: 'backoff', hint: 'A thread that reads the disk ended; it is started anew.' },
+
   // The link between primary and mirror.
   'peer-foreign': {
     exit: 76,

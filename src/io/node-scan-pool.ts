@@ -152,7 +152,7 @@ class NodeScanPool implements ScanPool {
     thread.worker.on('message', (reply: ScanReply) => this.#answered(thread, reply));
     thread.worker.on('error', (error) => this.#died(thread, error));
     thread.worker.on('exit', (status) =>
-      this.#died(thread, new Failure('io-error', `a scan thread ended (${status})`)),
+      this.#died(thread, new Failure('scan-failed', `a scan thread ended (${status})`)),
     );
     return thread;
   }
@@ -178,7 +178,7 @@ class NodeScanPool implements ScanPool {
     this.#threads.splice(index, 1);
     for (const job of thread.jobs.values()) {
       // The cause may be a bug in there; it fails the scan, which is tried again, and is told.
-      job.reject(new Failure('io-error', `${job.path}: scan thread died: ${messageOf(error)}`, { cause: error }));
+      job.reject(new Failure('scan-failed', `${job.path}: scan thread died: ${messageOf(error)}`, { cause: error }));
     }
     thread.jobs.clear();
     this.#dispatch();

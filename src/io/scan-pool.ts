@@ -26,7 +26,10 @@ export interface ScanResult {
 }
 
 export interface ScanPool {
-  /** Digests of the units of a range, as the disk reads at some moment during the call. Failures: `io-error`. */
+  /**
+   * Digests of the units of a range, as the disk reads at some moment during the call. Failures: `io-error`, and `scan-failed`, which says
+   * nothing about the disk.
+   */
   scan(disk: Disk, request: ScanRequest): Promise<ScanResult>;
   /** Ends the threads; calls in flight reject. */
   close(): Promise<void>;

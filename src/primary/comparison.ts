@@ -68,7 +68,7 @@ export class Comparison {
         this.#comparedSize += range.length;
         plan.compared(range);
       },
-      pace: (size) => pacing.pace(size),
+      pace: (size) => pacing.pace(size, () => this.#means.ended()),
       ended: () => this.#means.ended(),
     });
   }

@@ -41,6 +41,9 @@ const OPENING_TIMEOUT_MS = 30_000;
 /** While others rescan, the mirror only pings; the longest wait a timer can hold. */
 const QUEUE_TIMEOUT_MS = 2 ** 31 - 1;
 
+/** BEGIN has been sent: the session lives on what the window holds. */
+const BEGUN: ReadonlySet<SessionState> = new Set(['catch-up', 'streaming', 'seeding', 'rescan']);
+
 export interface RetryTiming {
   readonly firstMs: number;
   readonly lastMs: number;
@@ -266,6 +269,8 @@ export class MirrorLink {
     const ready = await channel.take(OPENING_TIMEOUT_MS);
     if (ready.type === FrameType.REFUSED) throw decodeRefused(ready);
     const first = decodeAck(ready);
+    // Asked for once: the marks remember what is still to be compared.
+    this.#own = { ...this.#own, rescanAll: false };
     const session = new PrimarySession(
       this.#world,
       this.#log,
@@ -280,7 +285,6 @@ export class MirrorLink {
         rescanned: (progress) => {
           this.#lastRescan = progress;
           this.#replica.rescanned();
-          this.#own = { ...this.#own, rescanAll: false };
           this.#log.info(progress, 'the rescan is complete: the mirror is in step');
         },
       },
@@ -361,8 +365,10 @@ export class MirrorLink {
       { marked: this.#replica.marks.markedSize },
       'the mirror is too slow or away: the window overran, a rescan will follow',
     );
+    const begun = BEGUN.has(this.#state);
     this.#move('overran');
-    this.#session?.channel.close();
+    // Also one whose BEGIN the mirror has not answered yet: it promised what the window no longer has.
+    if (begun) this.#channel?.close();
   }
 
   #move(event: SessionEvent): void {

@@ -132,7 +132,7 @@ function start(
       await options.volume.close();
       // Without marks the window alone tells what the mirror lacks; it dies with us, but then its position does not
       // match and everything is compared. With marks, or after a failed sync, nothing can be vouched for.
-      if (vouched && replica.keeping && replica.marks.count === 0) {
+      if (vouched && replica.keeping && replica.marks.count === 0 && replica.marks.unreadableSize === 0) {
         await file.write({ ...file.state, clean: true, sequence: ledger.sequence, checkpoint: numbers.last, identity });
       }
       await file.close();

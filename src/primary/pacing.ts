@@ -9,6 +9,8 @@ import type { Window } from './window.ts';
 const YIELD_MS_MAX = 50;
 /** A pass waits at most this long for the window to be half empty; then any room will do. */
 const PATIENCE_MS = 100;
+/** A long rest is taken in steps of this length, so that the end of the session is noticed. */
+const REST_STEP_MS = 100;
 /** How often the window is looked at while waiting. */
 const LOOK_INTERVAL_MS = 2;
 
@@ -34,8 +36,8 @@ export class Pacing {
     this.#allowedMs = this.#lastMs;
   }
 
-  /** After a batch of `size` bytes has been compared. */
-  async pace(size: number): Promise<void> {
+  /** After a batch of which `size` bytes were read has been compared: rests, unless `ended`. */
+  async pace(size: number, ended: () => boolean): Promise<void> {
     const nowMs = this.#clock.nowMs();
     let restMs = 0;
     if (this.#activity() !== this.#lastActivity) restMs = Math.min(YIELD_MS_MAX, nowMs - this.#lastMs);
@@ -43,7 +45,10 @@ export class Pacing {
       this.#allowedMs = Math.max(this.#allowedMs, nowMs - 1000) + (size / this.#rate) * 1000;
       restMs = Math.max(restMs, this.#allowedMs - nowMs);
     }
-    if (restMs >= 1) await this.#clock.sleep(restMs);
+    const untilMs = nowMs + restMs;
+    for (let leftMs = restMs; leftMs >= 1 && !ended(); leftMs = untilMs - this.#clock.nowMs()) {
+      await this.#clock.sleep(Math.min(REST_STEP_MS, leftMs));
+    }
     this.#lastActivity = this.#activity();
     this.#lastMs = this.#clock.nowMs();
   }

@@ -16,7 +16,9 @@ const OPEN_MAX = 64;
 export class Questions {
   readonly #channel: Channel;
   readonly #size: number;
-  readonly #asked = new Map<string, Asked>();
+  /** By what was asked; the same may be asked again before an answer to an abandoned question has come. */
+  readonly #asked = new Map<string, Asked[]>();
+  #openCount = 0;
   readonly #waiting: (() => void)[] = [];
   #ended: Failure | undefined;
 
@@ -28,12 +30,16 @@ export class Questions {
 
   /** The mirror's digests of a range. Rejects with `connection-lost` when the session ends. */
   async ask(offset: number, length: number, unit: DigestUnit): Promise<ScanResult> {
-    while (this.#asked.size >= OPEN_MAX && this.#ended === undefined) {
+    while (this.#openCount >= OPEN_MAX && this.#ended === undefined) {
       await new Promise<void>((resolve) => this.#waiting.push(resolve));
     }
     if (this.#ended !== undefined) throw this.#ended;
     return new Promise<ScanResult>((resolve, reject) => {
-      this.#asked.set(keyOf(unit, offset, length), { resolve, reject });
+      const key = keyOf(unit, offset, length);
+      const others = this.#asked.get(key);
+      if (others === undefined) this.#asked.set(key, [{ resolve, reject }]);
+      else others.push({ resolve, reject });
+      this.#openCount += 1;
       this.#channel.send([encodeDigestRequest(offset, length, unit)]);
     });
   }
@@ -41,16 +47,18 @@ export class Questions {
   /** A DIGEST_REPLY. Failure: `frame-invalid`. */
   answered(frame: Frame): void {
     const key = keyOf(digestUnitOf(frame, this.#size), frame.offset, frame.length);
-    const asked = this.#asked.get(key);
-    if (asked === undefined) throw new Failure('frame-invalid', 'an answer to a question that was not asked');
-    this.#asked.delete(key);
+    const same = this.#asked.get(key);
+    const asked = same?.shift();
+    if (same === undefined || asked === undefined) throw new Failure('frame-invalid', 'an answer to a question that was not asked');
+    if (same.length === 0) this.#asked.delete(key);
+    this.#openCount -= 1;
     asked.resolve(decodeDigestReply(frame, this.#size));
     this.#waiting.shift()?.();
   }
 
   end(): void {
     this.#ended = new Failure('connection-lost', 'the session ended');
-    for (const asked of this.#asked.values()) asked.reject(this.#ended);
+    for (const asked of [...this.#asked.values()].flat()) asked.reject(this.#ended);
     this.#asked.clear();
     for (const wake of this.#waiting.splice(0)) wake();
   }

@@ -7,7 +7,9 @@
  *   their regions, and a rescan will follow.
  *
  * While a pass of a rescan runs, operations enter the window too, but
- * - one that lies wholly in regions that the pass has still to compare is left to the pass: it stays marked;
+ * - one that lies wholly in regions that the pass has still to compare is left to the pass: it stays marked. Not where
+ *   an operation has already been streamed in this pass: what is left out after it would be undone by it, unseen, if the
+ *   digests were read before it is applied;
  * - one for which the window has no room is left to the next pass: its regions are marked again.
  *
  * Invariant (G4): at any instant each byte that may differ from the mirror's image is under an operation in the window,
@@ -30,7 +32,8 @@ export interface ReplicaEvents {
 }
 
 interface RunningPass {
-  readonly snapshot: Bitmap;
+  /** Regions that the pass compares and that no operation streamed since its start has touched. */
+  readonly leavable: Bitmap;
   /** Everything below has been, or is being, compared. */
   cursor: number;
 }
@@ -125,14 +128,18 @@ export class Replica {
       this.#overrun(offset, length);
       return;
     }
+    this.#streamedInPass(offset, length);
     const flags = barrier ? FRAME_BARRIER : 0;
     this.window.push(type, flags, sequence, offset, length, data, false, this.#clock.nowMs());
     this.#events.appended();
   }
 
-  /** A FLUSH: everything up to here ends an epoch. */
+  /**
+   * A FLUSH: everything up to here ends an epoch. Where a pass runs and the window is full it is left out: the image is
+   * not consistent before the pass is over, and barriers alone must not make the window grow.
+   */
   barrier(): void {
-    if (!this.#keeping) return;
+    if (!this.#keeping || (this.#pass !== undefined && !this.window.hasRoomFor(0))) return;
     this.window.pushBarrier(this.#sequence, this.#clock.nowMs());
     this.#events.appended();
   }
@@ -192,7 +199,7 @@ export class Replica {
   beginPass(): Bitmap {
     assert(this.#keeping, 'what a pass does not compare is streamed');
     const snapshot = this.marks.beginPass();
-    this.#pass = { snapshot, cursor: 0 };
+    this.#pass = { leavable: snapshot.copy(), cursor: 0 };
     this.#passOverruns = 0;
     return snapshot;
   }
@@ -219,9 +226,18 @@ export class Replica {
     const regionSize = this.marks.regionSize;
     const last = Math.floor((offset + length - 1) / regionSize);
     for (let index = Math.floor(offset / regionSize); index <= last; index += 1) {
-      if (!pass.snapshot.get(index)) return false;
+      if (!pass.leavable.get(index)) return false;
     }
     return true;
+  }
+
+  /** From now on everything on these regions is streamed too. */
+  #streamedInPass(offset: number, length: number): void {
+    const pass = this.#pass;
+    if (pass === undefined || offset + length <= pass.cursor) return;
+    const { regionSize } = this.marks;
+    const last = Math.floor((offset + length - 1) / regionSize);
+    for (let index = Math.floor(offset / regionSize); index <= last; index += 1) pass.leavable.clear(index);
   }
 
   #overrun(offset: number, length: number): void {

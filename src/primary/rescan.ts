@@ -5,7 +5,7 @@
  * checkpoints, when the mirror holds the outcome durably. Operations that find no room in the window meanwhile mark
  * their regions again, and another pass follows; when none did, the last checkpoint says that the image is consistent.
  */
-import { isFailure } from '../base/failure.ts';
+import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import { alignDown, KIB } from '../base/units.ts';
 import type { Random } from '../io/random.ts';
@@ -22,6 +22,11 @@ import type { RescanProgress } from './status.ts';
 /** A differing range is read and sent in pieces of this size: how long a client's write may have to wait for its range. */
 const PIECE_SIZE = 256 * KIB;
 const CHECKPOINT_INTERVAL_MS = 5_000;
+/**
+ * A few bad blocks must not keep a mirror from existing: it keeps what it has there, and `status` shows them. But a disk
+ * of which more than this share cannot be read is not taken for compared.
+ */
+const UNREADABLE_SHARE_MAX = 1 / 100;
 
 export class Rescan {
   readonly #means: ComparisonMeans;
@@ -34,6 +39,8 @@ export class Rescan {
   #pass = 0;
   #shippedSize = 0;
   #zeroedSize = 0;
+  /** Bytes of this pass that the local disk could not read. */
+  #unreadableSize = 0;
   /** Compared, and what differed stands in the stream: cleared at the next checkpoint. */
   #toClear: Range[] = [];
   #checkpointMs: number;
@@ -84,6 +91,7 @@ export class Rescan {
 
   async #runPass(): Promise<void> {
     this.#pass += 1;
+    this.#unreadableSize = 0;
     const key = this.#random.bytes(PASS_KEY_SIZE);
     const scopeSize = this.#replica.marks.markedSize;
     const snapshot = this.#replica.beginPass();
@@ -139,6 +147,11 @@ export class Rescan {
       'the local disk cannot read a range that may differ from the mirror',
     );
     this.#replica.marks.markUnreadable(range.offset, range.length);
+    this.#unreadableSize += range.length;
+    const allowed = Math.max(PIECE_SIZE, this.#means.local.disk.size * UNREADABLE_SHARE_MAX);
+    if (this.#unreadableSize > allowed) {
+      throw new Failure('io-error', `${this.#unreadableSize} bytes of ${this.#means.local.disk.path} cannot be read`);
+    }
   }
 
   #compared(range: Range): void {

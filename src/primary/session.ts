@@ -168,7 +168,7 @@ export class PrimarySession {
       positions.recorded <= positions.durable &&
       positions.durable <= positions.applied &&
       positions.applied <= positions.received &&
-      positions.received <= this.#replica.sequence;
+      positions.received <= this.#replica.window.sentSequence;
     const forward = positions.applied >= before.applied && positions.recorded >= before.recorded;
     if (!ordered || !forward) throw new Failure('frame-invalid', 'an acknowledgement of what was not sent');
     this.#positions = positions;

@@ -23,7 +23,8 @@ export const ENTRY_OVERHEAD_SIZE = 128;
 export interface WindowEntry {
   readonly type: FrameTypeCode;
   readonly flags: number;
-  readonly sequence: number;
+  /** That of a barrier not yet sent moves on when another follows at once. */
+  sequence: number;
   readonly offset: number;
   readonly length: number;
   /** Payload; taken away from a remark once it has been sent. */
@@ -50,12 +51,14 @@ export class Window {
   #throughSize = 0;
   #appliedThroughSize = 0;
   #baseSequence: number;
+  #sentSequence: number;
   #lastBarrier = -1;
 
   /** `limit` in bytes; the window begins empty after `baseSequence`. */
   constructor(limit: number, baseSequence: number) {
     this.limit = limit;
     this.#baseSequence = baseSequence;
+    this.#sentSequence = baseSequence;
   }
 
   get usedSize(): number {
@@ -65,6 +68,11 @@ export class Window {
   /** The last operation that is no longer here because the mirror has recorded it. */
   get baseSequence(): number {
     return this.#baseSequence;
+  }
+
+  /** The last sequence that this session has told the mirror, or began after. */
+  get sentSequence(): number {
+    return this.#sentSequence;
   }
 
   get hasUnsent(): boolean {
@@ -81,8 +89,9 @@ export class Window {
     return this.unappliedSize === 0 ? undefined : this.#entries[this.#unapplied]?.atMs;
   }
 
+  /** An empty window takes any single operation: the largest write bounds it. */
   hasRoomFor(dataSize: number): boolean {
-    return this.#usedSize + dataSize + ENTRY_OVERHEAD_SIZE <= this.limit;
+    return this.#usedSize === 0 || this.#usedSize + dataSize + ENTRY_OVERHEAD_SIZE <= this.limit;
   }
 
   push(
@@ -106,6 +115,11 @@ export class Window {
   pushBarrier(sequence: number, atMs: number): void {
     if (this.#lastBarrier === sequence) return;
     this.#lastBarrier = sequence;
+    const last = this.#entries.at(-1);
+    if (last !== undefined && last.type === FrameType.BARRIER && this.#unsent < this.#entries.length) {
+      last.sequence = sequence;
+      return;
+    }
     this.push(FrameType.BARRIER, 0, sequence, 0, 0, undefined, false, atMs);
   }
 
@@ -114,6 +128,7 @@ export class Window {
     const entry = this.#entries[this.#unsent];
     if (entry === undefined) return undefined;
     this.#unsent += 1;
+    this.#sentSequence = entry.sequence;
     return entry;
   }
 
@@ -162,6 +177,7 @@ export class Window {
     while (index < kept.length && kept[index]!.sequence <= sequence) index += 1;
     this.#unsent = index;
     this.#unapplied = index;
+    this.#sentSequence = sequence;
     this.#appliedThroughSize =
       kept[index - 1]?.throughSize ??
       (kept[0] === undefined ? this.#throughSize : kept[0].throughSize - kept[0].length);
@@ -181,6 +197,7 @@ export class Window {
     this.#pinned.clear();
     this.#appliedThroughSize = this.#throughSize;
     this.#baseSequence = sequence;
+    this.#sentSequence = sequence;
     this.#lastBarrier = -1;
   }
 

@@ -1,8 +1,10 @@
 /**
  * The source half of a rescan: one pass over a scope, comparing digests coarse to fine.
  *
- * Why it is right while clients write and the stream runs beside it. Within a pass every operation since its start is
- * either in the stream, in order, or its region is marked for the next pass. Take a block whose digests are equal, read
+ * Why it is right while clients write and the stream runs beside it. Take a region and the operations on it since the
+ * pass began. First come those that were left to the pass: all of them took effect before the region's first digest was
+ * asked for, none of them and nothing else stands in the stream. Then, from the first one that was streamed, every one is
+ * in the stream, in order, or its region is marked for the next pass. Take a block whose digests are equal, read
  * on the primary at one moment and on the mirror at another. A byte of it that no streamed operation touches between
  * the two moments is equal now and stays so; a byte that one does touch ends as the last such operation left it, on
  * both sides. So equal digests need no lock, in whatever order the two were read, and a torn read does no harm. A block
@@ -46,8 +48,8 @@ export interface SourcePorts {
   unreadable(range: Range): void;
   /** The range is compared and what differed stands in the stream. In order of offset. */
   compared(range: Range): void;
-  /** Waits until the pass may go on: room in the window, the rate, clients first. */
-  pace(comparedSize: number): Promise<void>;
+  /** Waits until the pass may go on: the rate, clients first. `readSize` bytes were read here; holes are not. */
+  pace(readSize: number): Promise<void>;
   /** True when the session has ended: the pass stops with `connection-lost`. */
   ended(): boolean;
 }
@@ -59,19 +61,20 @@ const BATCHES_IN_FLIGHT = 3;
 
 /** Runs one pass. Rejects when a digest of the mirror cannot be had, the session ends, or a port fails. */
 export async function runPass(ports: SourcePorts): Promise<void> {
-  const batches: { range: Range; differing: Promise<DifferingRange[]> }[] = [];
+  const batches: { range: Range; readSize: number; differing: Promise<DifferingRange[]> }[] = [];
   let offset = 0;
   try {
     for (;;) {
       while (batches.length < BATCHES_IN_FLIGHT) {
-        const range = nextBatch(ports, offset);
-        if (range === undefined) break;
+        const next = nextBatch(ports, offset);
+        if (next === undefined) break;
+        const { range, readSize } = next;
         offset = range.offset + range.length;
         ports.reached(offset);
         const differing = compare(ports, range);
         // Awaited in order below; until then a failure must not count as unhandled.
         differing.catch(() => undefined);
-        batches.push({ range, differing });
+        batches.push({ range, readSize, differing });
       }
       const batch = batches.shift();
       if (batch === undefined) return;
@@ -80,7 +83,7 @@ export async function runPass(ports: SourcePorts): Promise<void> {
         await ports.differing(range);
       }
       ports.compared(batch.range);
-      await ports.pace(batch.range.length);
+      await ports.pace(batch.readSize);
       if (ports.ended()) throw new Failure('connection-lost', 'the session ended during a pass');
     }
   } finally {
@@ -89,16 +92,16 @@ export async function runPass(ports: SourcePorts): Promise<void> {
 }
 
 /** Long where the local side is a hole (one question to the mirror settles it), else of moderate length. */
-function nextBatch(ports: SourcePorts, offset: number): Range | undefined {
+function nextBatch(ports: SourcePorts, offset: number): { range: Range; readSize: number } | undefined {
   const first = ports.next(offset, BATCH_SIZE);
   if (first === undefined) return undefined;
   const data = ports.seekData(first.offset);
-  if (data <= first.offset + BATCH_SIZE) return first;
+  if (data <= first.offset + BATCH_SIZE) return { range: first, readSize: first.length };
   const range = ports.next(offset, HOLE_BATCH_SIZE);
   assert(range !== undefined && range.offset === first.offset, 'the scope does not move under a pass');
-  if (data >= range.offset + range.length) return range;
+  if (data >= range.offset + range.length) return { range, readSize: 0 };
   const holeLength = Math.floor((data - range.offset) / MIB) * MIB;
-  return { offset: range.offset, length: Math.min(range.length, holeLength) };
+  return { range: { offset: range.offset, length: Math.min(range.length, holeLength) }, readSize: 0 };
 }
 
 /** The ranges of a batch that differ, in order, neighbours joined, in units of 4 KiB where both sides hold data. */

@@ -39,8 +39,10 @@ test('a short break: the stream goes on where it was, without a rescan', async (
   const pair = await Pair.inStep({ primary: { windowSize: 64 * MIB } });
   const writer = writeRandomly(pair, 2);
   for (let round = 0; round < 5; round += 1) {
+    const { sessions } = pair.link;
     await new Promise((resolve) => setTimeout(resolve, 100));
     pair.proxy.drop();
+    await pair.until('the next session', () => pair.link.sessions > sessions);
   }
   await writer.stop();
   await pair.untilInStep();
