@@ -67,8 +67,8 @@ export class Applier {
   /** Takes nothing more; resolves when everything pushed has been applied, or has failed. */
   async finish(): Promise<void> {
     if (!this.idle) await new Promise<void>((resolve) => this.#idleWaiters.push(resolve));
-    this.#stopped = true;
     await this.#barrier?.catch(() => undefined);
+    this.#stopped = true;
   }
 
   #run(): void {
@@ -132,7 +132,9 @@ export class Applier {
     switch (frame.type) {
       case FrameType.WRITE:
       case FrameType.ZERO:
-        return this.#barrier === undefined ? this.#mutate(frame) : this.#barrier.then(() => this.#mutate(frame));
+        return this.#barrier === undefined
+          ? this.#mutate(frame)
+          : this.#barrier.then(() => this.#mutateUnlessStopped(frame));
       case FrameType.BARRIER:
         // Everything up to its sequence has been applied already: it ends the epoch, or repeats the last barrier.
         return this.#endEpoch(frame.sequence);
@@ -151,7 +153,12 @@ export class Applier {
     }
   }
 
+  #mutateUnlessStopped(frame: Frame): void | Promise<void> {
+    if (!this.#stopped) return this.#mutate(frame);
+  }
+
   #mutate(frame: Frame): void | Promise<void> {
+    this.#image.checkSound();
     const repair = (frame.flags & FRAME_REPAIR) !== 0;
     const expected = this.#image.applied + (repair ? 0 : 1);
     // A rescan leaves out operations that its pass will compare anyway, so there sequences may skip; they never repeat.
@@ -188,6 +195,7 @@ export class Applier {
 
   /** A barrier or checkpoint stands after the last operation; during a rescan others may have been left out before it. */
   #checkPlace(sequence: number): void {
+    this.#image.checkSound();
     const applied = this.#image.applied;
     if (sequence < applied || (this.#image.state.consistent && sequence !== applied)) {
       throw new Failure('frame-invalid', `a barrier at ${sequence} after operation ${applied} is out of order`);
@@ -198,6 +206,7 @@ export class Applier {
     const reason = asMirrorFailure(error);
     if (this.#stopped) return;
     this.#stopped = true;
+    if (reason.code !== 'frame-invalid') this.#image.spoiled();
     this.#waiting = [];
     this.#next = 0;
     this.#backlogSize = 0;

@@ -97,7 +97,11 @@ export class MirrorExport {
         leaveQueue = release;
       });
       const image = await this.#prepare(hello, begin);
-      const session = new MirrorSession(this.#world, channel, hello, image);
+      const session = new MirrorSession(this.#world, channel, hello, image, () => {
+        // The next one may rescan; this session goes on streaming, for days perhaps.
+        leaveQueue?.();
+        leaveQueue = undefined;
+      });
       owner.session = session;
       this.#problem = undefined;
       this.#log.info(

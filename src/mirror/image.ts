@@ -50,7 +50,8 @@ export class MirrorImage {
     this.#applied = file.state.recorded;
     this.#durable = file.state.recorded;
     this.#recorded = file.state.recorded;
-    this.#exactFrom = file.state.recorded;
+    // After an unclean stop operations beyond the recorded one may be in the image: how many only the primary can say.
+    this.#exactFrom = file.state.clean ? file.state.recorded : Number.POSITIVE_INFINITY;
   }
 
   /**
@@ -84,7 +85,12 @@ export class MirrorImage {
       return undefined;
     }
     const image = new MirrorImage(world, disk, file);
-    await image.#distrustIfChanged(log, path);
+    try {
+      await image.#distrustIfChanged(log, path);
+    } catch (error) {
+      await image.#release();
+      throw error;
+    }
     return image;
   }
 
@@ -106,12 +112,15 @@ export class MirrorImage {
       recordedAtMs: world.clock.wallMs(),
       identity: { inode: '', size: hello.size, modifiedNs: 0n },
     });
+    let disk: Disk | undefined;
     try {
-      const disk = await world.files.openDisk(path, { lock: 'exclusive', createSize: hello.size });
+      disk = await world.files.openDisk(path, { lock: 'exclusive', createSize: hello.size });
       await disk.sync();
       await world.files.syncDirectory(path.slice(0, path.lastIndexOf('/')));
       return new MirrorImage(world, disk, file);
     } catch (error) {
+      // The next attempt opens both again: it must find the image unlocked.
+      await disk?.close();
       await file.close();
       throw error;
     }
@@ -144,15 +153,15 @@ export class MirrorImage {
       assert(begin.kind !== BeginKind.CATCH_UP, 'a grown disk is rescanned');
       await this.disk.resize(hello.size);
     }
-    await this.#sync();
     this.#lost = false;
+    await this.#sync();
     if (begin.kind === BeginKind.CATCH_UP) {
       assert(begin.sequence === this.#applied, 'catch-up goes on after what was applied');
-      this.#exactFrom = Math.max(this.#exactFrom, begin.sentMax);
+      if (this.#applied < this.#exactFrom) this.#exactFrom = begin.sentMax;
       await this.#patch({ clean: false });
       return;
     }
-    const sameRun = this.#state.run.equals(hello.run) && begin.sequence === this.#applied;
+    const goesOn = this.#state.run.equals(hello.run) && begin.sequence >= this.#applied;
     this.#applied = begin.sequence;
     this.#durable = begin.sequence;
     this.#exactFrom = begin.sequence;
@@ -163,8 +172,13 @@ export class MirrorImage {
       generation: Buffer.from(hello.generation),
       run: Buffer.from(hello.run),
       recorded: begin.sequence,
-      checkpoint: sameRun ? this.#state.checkpoint : 0,
+      checkpoint: goesOn ? this.#state.checkpoint : 0,
     });
+  }
+
+  /** Throws `io-error` when a sync has failed in this session: the positions have gone back and must stay there. */
+  checkSound(): void {
+    if (this.#lost) throw new Failure('io-error', `a sync of ${this.disk.path} failed`);
   }
 
   /** The operation with that sequence is in the image. */
@@ -182,6 +196,8 @@ export class MirrorImage {
     const applied = this.#applied;
     try {
       await this.disk.sync();
+      // When another sync failed while this one waited, its success proves nothing about the pages that were lost then.
+      this.checkSound();
     } catch (error) {
       this.#lost = true;
       this.#exactFrom = Math.max(this.#exactFrom, this.#applied);
@@ -202,7 +218,7 @@ export class MirrorImage {
     if (this.#durable < this.#applied) await this.#sync();
     const durable = this.#durable;
     await this.#patch({ recorded: durable });
-    this.#recorded = Math.max(this.#recorded, durable);
+    this.#wroteDown(durable);
   }
 
   /**
@@ -218,18 +234,35 @@ export class MirrorImage {
       checkpoint: number,
       ...(complete ? { consistent: true, seeded: true } : {}),
     });
-    this.#recorded = Math.max(this.#recorded, durable);
+    this.#wroteDown(durable);
+  }
+
+  /** A call to the disk failed: what it did is not known until the next operation has been applied (again). */
+  spoiled(): void {
+    this.#exactFrom = Math.max(this.#exactFrom, this.#applied + 1);
   }
 
   /** Clean stop. No operation may be under way. */
   async close(): Promise<void> {
     try {
       await this.record();
-      await this.#patch({ clean: true, identity: await this.disk.identity() });
+      const exact = this.#applied >= this.#exactFrom;
+      await this.#patch({ clean: exact, identity: await this.disk.identity() });
     } finally {
-      await this.#file.close();
-      await this.disk.close();
+      await this.#release();
     }
+  }
+
+  async #release(): Promise<void> {
+    await this.#file.close();
+    await this.disk.close();
+  }
+
+  /** The state file says so. A sync that failed meanwhile took back what came after this, not this. */
+  #wroteDown(durable: number): void {
+    this.#recorded = Math.max(this.#recorded, durable);
+    this.#durable = Math.max(this.#durable, durable);
+    this.#applied = Math.max(this.#applied, durable);
   }
 
   async #patch(patch: Partial<MirrorState>): Promise<void> {

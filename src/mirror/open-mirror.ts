@@ -35,6 +35,8 @@ export async function openMirror(world: World, log: Log, options: MirrorOptions)
   const admission = new Admission(options.rescansMax ?? RESCANS_MAX);
   const exports = new Map<string, MirrorExport>();
   const sessions = new Set<Promise<void>>();
+  /** Connections that have not said HELLO yet. */
+  const opening = new Set<Channel>();
   let closing = false;
 
   async function exportNamed(name: string): Promise<MirrorExport> {
@@ -50,9 +52,11 @@ export async function openMirror(world: World, log: Log, options: MirrorOptions)
   async function welcome(stream: ByteStream): Promise<void> {
     const channel = new Channel(stream, world.clock, options.timing);
     try {
-      if (closing) throw new Failure('mirror-shutting-down', 'the mirror is stopping');
+      if (closing) throw stopping();
       if (sessions.size > SESSIONS_MAX) throw new Failure('mirror-shutting-down', 'too many sessions');
-      const hello = decodeHello(await channel.take(HELLO_TIMEOUT_MS));
+      opening.add(channel);
+      const hello = decodeHello(await channel.take(HELLO_TIMEOUT_MS).finally(() => opening.delete(channel)));
+      if (closing) throw stopping();
       const name = parseExportName(hello.exportName);
       const identity = channel.identity;
       if (identity === undefined || !mayWrite(identity, name)) {
@@ -89,6 +93,7 @@ export async function openMirror(world: World, log: Log, options: MirrorOptions)
       async close(): Promise<void> {
         closing = true;
         await listener.close();
+        for (const channel of opening) channel.refuse(stopping());
         await Promise.all([...exports.values()].map((one) => one.close()));
         await Promise.all(sessions);
         await lock.release();
@@ -99,4 +104,8 @@ export async function openMirror(world: World, log: Log, options: MirrorOptions)
     await lock.release();
     throw error;
   }
+}
+
+function stopping(): Failure {
+  return new Failure('mirror-shutting-down', 'the mirror is stopping');
 }

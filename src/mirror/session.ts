@@ -35,14 +35,16 @@ export class MirrorSession {
   #sinceRecordSize = 0;
   #ackTimer: Timer | undefined;
   #acked = '';
-  #passing = false;
+  /** What ended the applier; perhaps only after the channel had ended. */
+  #failure: Failure | undefined;
   #lastMessageMs: number;
   #primarySequence = 0;
   #primaryUnsentSize = 0;
   readonly #ended: Promise<Failure | undefined>;
   #end: (reason: Failure | undefined) => void = () => undefined;
 
-  constructor(world: World, channel: Channel, hello: Hello, image: MirrorImage) {
+  /** `inStep` is called when a rescan is complete. */
+  constructor(world: World, channel: Channel, hello: Hello, image: MirrorImage, inStep: () => void) {
     this.hello = hello;
     this.channel = channel;
     this.#world = world;
@@ -64,20 +66,19 @@ export class MirrorSession {
       checkpointDone: (number, sequence) => {
         channel.send([encodeFrame(FrameType.CHECKPOINT_DONE, { sequence, offset: number })]);
         this.#ackNow();
+        if (image.state.consistent) inStep();
       },
       passBegan: (key) => this.#target.passBegan(key),
       check: (frame) => this.#check(frame),
-      failed: (reason) => channel.refuse(reason),
+      failed: (reason) => {
+        this.#failure = reason;
+        channel.refuse(reason);
+      },
     });
   }
 
   get received(): number {
     return this.#received;
-  }
-
-  /** A rescan or seeding is in progress. */
-  get passing(): boolean {
-    return this.#passing;
   }
 
   get lastMessageAgeMs(): number {
@@ -113,7 +114,7 @@ export class MirrorSession {
     this.#ackTimer?.cancel();
     await this.#applier.finish();
     await this.#recording;
-    return reason;
+    return this.#failure ?? reason;
   }
 
   #frame(frame: Frame): void {
@@ -122,7 +123,6 @@ export class MirrorSession {
         this.#target.request(frame);
         return;
       case FrameType.PASS:
-        this.#passing = true;
         this.#target.passExpected();
         break;
       case FrameType.WRITE:

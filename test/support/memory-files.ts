@@ -97,9 +97,11 @@ export class MemoryFiles implements FileSystem {
     return [...this.#files.values()].reduce((sum, file) => sum + file.openCount, 0);
   }
 
-  /** Makes a file without ceremony. */
+  /** Makes a file without ceremony; one that was there has new content and is otherwise the same. */
   put(path: string, data: Buffer): void {
-    const file = this.#make(path, data.length);
+    const before = this.#files.get(path);
+    const file = this.#make(path, data.length, before?.inode);
+    file.modifiedNs = before?.modifiedNs ?? file.modifiedNs;
     void file.disk.write(data, 0);
   }
 
@@ -174,9 +176,9 @@ export class MemoryFiles implements FileSystem {
     this.hook?.('syncDirectory', path);
   }
 
-  #make(path: string, size: number): MemoryFile {
+  #make(path: string, size: number, inode?: string): MemoryFile {
     this.#inodes += 1;
-    const file = new MemoryFile(size, `memory:${this.#inodes}`);
+    const file = new MemoryFile(size, inode ?? `memory:${this.#inodes}`);
     this.#files.set(path, file);
     return file;
   }
