@@ -7,7 +7,7 @@ import { assert } from '../base/assert.ts';
 import { Failure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import type { Clock } from '../io/clock.ts';
-import { type Address, type ByteStream, formatAddress, type Listener, type Network } from '../io/network.ts';
+import type { Address, ByteStream, Listener, Network } from '../io/network.ts';
 import type { NbdTls } from '../secure/tls.ts';
 import { Budget } from './budget.ts';
 import { Connection, type ConnectionStatus } from './connection.ts';
@@ -139,9 +139,4 @@ class Server implements NbdServer {
       };
     });
   }
-}
-
-/** For the ready line. */
-export function formatAddresses(server: NbdServer): string {
-  return server.addresses.map(formatAddress).join(', ');
 }

@@ -18,7 +18,7 @@ import { MemoryDisk } from './memory-disk.ts';
 import { type LogLine, memoryLog } from './memory-log.ts';
 import { MemoryNetwork } from './memory-network.ts';
 
-export const ADDRESS = { kind: 'unix', path: 'nbd' } as const;
+const ADDRESS = { kind: 'unix', path: 'nbd' } as const;
 
 export interface InMemory {
   readonly server: NbdServer;

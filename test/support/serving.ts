@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, openSync, readSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import { chmodSync, closeSync, mkdirSync, openSync, readSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'vitest';
 import { MIB } from '../../src/base/units.ts';
@@ -16,7 +16,7 @@ export const TRANSPORTS: readonly Transport[] = ['tcp', 'unix', 'tls'];
 
 const IDENTITY = 'alice';
 
-export interface ServingOptions {
+interface ServingOptions {
   readonly size?: number;
   readonly transport?: Transport;
   /** More arguments for `nbdtwin serve`. */
@@ -136,11 +136,14 @@ export function writeSparsely(path: string, size: number, seed: number): void {
     writeSync(descriptor, data, 0, length, offset);
     offset += length;
   }
+  closeSync(descriptor);
 }
 
 /** `length` bytes of a file. */
 export function readBytes(path: string, offset: number, length: number): Buffer {
   const bytes = Buffer.alloc(length);
-  readSync(openSync(path, 'r'), bytes, 0, length, offset);
+  const descriptor = openSync(path, 'r');
+  readSync(descriptor, bytes, 0, length, offset);
+  closeSync(descriptor);
   return bytes;
 }

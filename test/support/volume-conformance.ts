@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import { ALLOCATION_CONTEXT, EXTENT_ZERO, type Volume } from '../../src/volume/volume.ts';
 
-export interface VolumeUnderTest {
+interface VolumeUnderTest {
   readonly volume: Volume;
   /** Closes the volume and what it stands on. */
   close(): Promise<void>;
