@@ -11,6 +11,7 @@
  */
 import { assert } from '../base/assert.ts';
 import { Failure, isFailure } from '../base/failure.ts';
+import { MIB } from '../base/units.ts';
 import type { Clock, Timer } from '../io/clock.ts';
 import type { ByteStream } from '../io/network.ts';
 import { encodeFrame, type Frame, FrameDecoder, FrameType } from './frame.ts';
@@ -160,6 +161,8 @@ export class Channel {
   /** True when the peer shows life within `withinMs`. */
   async answersPing(withinMs: number): Promise<boolean> {
     if (this.#ended) return false;
+    // We do not read at present: that the peer is silent proves nothing.
+    if (this.#paused) return true;
     return new Promise((resolve) => {
       const timer = this.#clock.after(withinMs, () => resolve(false));
       this.#pongWaiters.push(() => {
@@ -202,6 +205,9 @@ export class Channel {
       }
       this.#handlers?.batch?.();
     });
+    if (this.#stream.queuedSize > UNREAD_SIZE_MAX) {
+      this.destroy(new Failure('frame-invalid', `${this.peerName} asks and does not read the answers`));
+    }
   }
 
   #dispatch(frame: Frame): void {
@@ -292,6 +298,9 @@ export class Channel {
 
 /** Frames that a peer may send before we take them. Data comes only after the mirror's first ACK. */
 const HANDSHAKE_FRAMES_MAX = 16;
+
+/** Bytes that may wait for a peer that goes on asking. Beyond the largest write and what is asked for at a time. */
+const UNREAD_SIZE_MAX = 64 * MIB;
 
 /** How long a refusal may take to reach the peer before the connection is cut. */
 const LINGER_MS = 1_000;

@@ -15,7 +15,7 @@ class ScriptedStream implements ByteStream {
   readonly peerName = 'scripted';
   readonly identity = 'nbdtwin';
   readonly encrypted = true;
-  readonly queuedSize = 0;
+  queuedSize = 0;
   readonly bytesWritten = 0;
   readonly bytesRead = 0;
   readonly calls: string[] = [];
@@ -269,6 +269,17 @@ describe('frames of a channel', () => {
       throw new TypeError('a bug');
     };
     expect(() => stream.says(zero)).toThrow('a bug');
+  });
+
+  it('from a peer that goes on asking and does not read the answers end the channel', () => {
+    const { stream, told } = open();
+    stream.queuedSize = 64 * 2 ** 20;
+    stream.says(encodeFrame(FrameType.PING));
+    expect(told.reason).toBeUndefined();
+    stream.queuedSize += 32;
+    stream.says(encodeFrame(FrameType.PING));
+    expect(told.reason?.code).toBe('frame-invalid');
+    expect(stream.calls).toEqual(['destroy']);
   });
 
   it('tell when the stream takes more', () => {
