@@ -38,6 +38,7 @@ export class Checkpoints {
   readonly #replica: Replica;
   readonly #numbers: CheckpointNumbers;
   #pending: Pending[] = [];
+  #ended = false;
 
   constructor(replica: Replica, numbers: CheckpointNumbers) {
     this.#replica = replica;
@@ -49,6 +50,8 @@ export class Checkpoints {
    * everything before it durably; rejects with `connection-lost` when the session ends first.
    */
   place(complete: boolean): Promise<{ sequence: number; number: number }> {
+    // Nobody would settle it any more.
+    if (this.#ended) return Promise.reject(sessionEnded());
     const number = this.#numbers.next();
     const placed = new Promise<{ sequence: number; number: number }>((resolve, reject) => {
       this.#pending.push({ number, done: (sequence) => resolve({ sequence, number }), failed: reject });
@@ -67,8 +70,11 @@ export class Checkpoints {
   }
 
   end(): void {
-    for (const pending of this.#pending.splice(0)) {
-      pending.failed(new Failure('connection-lost', 'the session ended'));
-    }
+    this.#ended = true;
+    for (const pending of this.#pending.splice(0)) pending.failed(sessionEnded());
   }
+}
+
+function sessionEnded(): Failure {
+  return new Failure('connection-lost', 'the session ended');
 }

@@ -5,7 +5,7 @@
  * digested again under the range lock, and the digest enters the stream as a CHECK: the mirror compares at that very
  * position, and its answer is exact.
  */
-import { Failure } from '../base/failure.ts';
+import { Failure, isFailure } from '../base/failure.ts';
 import { digestOf } from '../io/digest.ts';
 import type { Random } from '../io/random.ts';
 import { type Frame, FrameType } from '../link/frame.ts';
@@ -95,12 +95,20 @@ export class Verify {
     for (let at = range.offset; at < range.offset + range.length; at += BLOCK_SIZE) {
       const length = Math.min(BLOCK_SIZE, range.offset + range.length - at);
       await this.#means.pacing.room(BLOCK_SIZE, () => this.#means.ended());
-      if (this.#means.ended()) throw new Failure('connection-lost', 'the session ended');
       let same: Promise<boolean> | undefined;
-      await readLocked(this.#means.local, at, length, (data) => {
-        this.#replica.remark(FrameType.CHECK, 0, at, length, digestOf(data, key, at));
-        same = new Promise((settle, fail) => this.#open.push({ offset: at, length, settle, fail }));
-      });
+      try {
+        await readLocked(this.#means.local, at, length, (data) => {
+          // Also while the range was waited for the session may have ended: then nobody would settle the check.
+          if (this.#means.ended()) throw new Failure('connection-lost', 'the session ended');
+          this.#replica.remark(FrameType.CHECK, 0, at, length, digestOf(data, key, at));
+          same = new Promise((settle, fail) => this.#open.push({ offset: at, length, settle, fail }));
+        });
+      } catch (error) {
+        if (!isFailure(error, 'io-error')) throw error;
+        // It could be read a moment ago: whether it is the same nobody knows.
+        this.#differs(at, length);
+        continue;
+      }
       const result = same!.then((equal) => {
         if (!equal) this.#differs(at, length);
       });

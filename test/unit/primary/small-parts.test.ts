@@ -1,0 +1,245 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { isZero } from '../../../src/io/digest.ts';
+import { encodeFrame, FRAME_COMPLETE, type Frame, FrameDecoder, FrameType } from '../../../src/link/frame.ts';
+import { CheckpointNumbers, Checkpoints } from '../../../src/primary/checkpoints.ts';
+import { Pacing } from '../../../src/primary/pacing.ts';
+import { Replica } from '../../../src/primary/replica.ts';
+import { runsOfZeroes } from '../../../src/primary/runs-of-zeroes.ts';
+import { Window } from '../../../src/primary/window.ts';
+import { ManualClock } from '../../support/manual-clock.ts';
+import { turns } from '../../support/memory-world.ts';
+
+const failed = (code: string) => expect.objectContaining({ code });
+
+/** True once the promise has settled. */
+function watch(work: Promise<unknown>): { readonly done: boolean } {
+  const seen = { done: false };
+  const settle = (): void => {
+    seen.done = true;
+  };
+  work.then(settle, settle);
+  return seen;
+}
+
+describe('runs of zeroes', () => {
+  it('cover the data in order, are whole blocks of the disk, alternate, and are zero only where all is zero', () => {
+    const content = fc.array(
+      fc.record({ length: fc.oneof(fc.integer({ min: 1, max: 9000 }), fc.constant(4096)), fill: fc.nat(1) }),
+      { minLength: 1, maxLength: 8 },
+    );
+    fc.assert(
+      fc.property(
+        content,
+        fc.oneof(
+          fc.nat(20_000),
+          fc.nat(5).map((block) => block * 4096),
+        ),
+        (pieces, offset) => {
+          const data = Buffer.concat(pieces.map(({ length, fill }) => Buffer.alloc(length, fill)));
+          const runs = runsOfZeroes(data, offset);
+          expect(runs[0]!.from).toBe(0);
+          expect(runs.at(-1)!.to).toBe(data.length);
+          runs.forEach((run, index) => {
+            const next = runs[index + 1];
+            expect(run.to).toBeGreaterThan(run.from);
+            expect(next === undefined || (next.from === run.to && next.zero !== run.zero)).toBe(true);
+            expect(next === undefined || (offset + run.to) % 4096 === 0).toBe(true);
+            expect(!run.zero || isZero(data.subarray(run.from, run.to))).toBe(true);
+          });
+          // Every block that is all zeroes lies in a run of zeroes: nothing is sent that need not be.
+          for (let at = 0; at < data.length; ) {
+            const to = Math.min(data.length, at + 4096 - ((offset + at) % 4096));
+            const run = runs.find(({ from, to: end }) => from <= at && at < end)!;
+            expect(run.zero).toBe(isZero(data.subarray(at, to)));
+            at = to;
+          }
+        },
+      ),
+      { numRuns: 60 },
+    );
+  });
+
+  it('of a block with one byte that is not zero are data', () => {
+    for (const at of [0, 1, 4095]) {
+      const data = Buffer.alloc(3 * 4096);
+      data[4096 + at] = 1;
+      expect(runsOfZeroes(data, 8192)).toEqual([
+        { from: 0, to: 4096, zero: true },
+        { from: 4096, to: 8192, zero: false },
+        { from: 8192, to: 12_288, zero: true },
+      ]);
+    }
+  });
+
+  it('of nothing are none', () => {
+    expect(runsOfZeroes(Buffer.alloc(0), 7)).toEqual([]);
+  });
+});
+
+describe('pacing', () => {
+  const pacing = (options: { rate?: number; limit?: number } = {}) => {
+    const clock = new ManualClock();
+    const window = new Window(options.limit ?? 10_000, 0);
+    const clients = { activity: 0 };
+    return { clock, window, clients, pacing: new Pacing(clock, window, options.rate, () => clients.activity) };
+  };
+  const never = (): boolean => false;
+
+  /** How long a rest takes, in ms, with the clock moved in steps of 1 ms. */
+  async function restMs(clock: ManualClock, rest: Promise<void>): Promise<number> {
+    const seen = watch(rest);
+    for (let ms = 0; ; ms += 1) {
+      for (let count = 0; count < 10; count += 1) await Promise.resolve();
+      if (seen.done) return ms;
+      clock.advance(1);
+    }
+  }
+
+  it('does not rest while clients are quiet and no rate is set', async () => {
+    const { clock, pacing: own } = pacing();
+    clock.advance(1000);
+    expect(await restMs(clock, own.pace(2 ** 30, never))).toBe(0);
+  });
+
+  it('rests as long as it worked while clients are active, at most 50 ms', async () => {
+    const { clock, clients, pacing: own } = pacing();
+    for (const [workedMs, rest] of [
+      [10, 10],
+      [40, 40],
+      [500, 50],
+    ] as const) {
+      clients.activity += 1;
+      clock.advance(workedMs);
+      expect(await restMs(clock, own.pace(1000, never))).toBe(rest);
+    }
+    clock.advance(500);
+    expect(await restMs(clock, own.pace(1000, never))).toBe(0);
+  });
+
+  it('keeps to the rate over time, and saves up no more than a second of it', async () => {
+    const { clock, pacing: own } = pacing({ rate: 1000 });
+    expect(await restMs(clock, own.pace(500, never))).toBe(500);
+    let total = 0;
+    const startMs = clock.nowMs();
+    for (let count = 0; count < 20; count += 1) {
+      clock.advance(count * 7);
+      await restMs(clock, own.pace(250, never));
+      total += 250;
+    }
+    expect(clock.nowMs() - startMs).toBe(total);
+    clock.advance(60_000);
+    expect(await restMs(clock, own.pace(1000, never))).toBe(0);
+    expect(await restMs(clock, own.pace(1000, never))).toBe(1000);
+  });
+
+  it('does not rest on when the session ends', async () => {
+    const { clock, pacing: own } = pacing({ rate: 1 });
+    let over = false;
+    const rest = watch(own.pace(3600, () => over));
+    clock.advance(10_000);
+    await turns(2);
+    expect(rest.done).toBe(false);
+    over = true;
+    for (let count = 0; count < 5; count += 1) {
+      clock.advance(100);
+      await turns(1);
+    }
+    expect(rest.done).toBe(true);
+  });
+
+  it('waits for the window to be half empty, then for any room', async () => {
+    const { clock, window, pacing: own } = pacing();
+    window.push(FrameType.WRITE, 0, 1, 0, 5000, new Uint8Array(5000), false, 0);
+    expect(window.usedSize).toBeGreaterThan(5000);
+    expect(await restMs(clock, own.room(100, never))).toBeGreaterThanOrEqual(100);
+    window.push(FrameType.WRITE, 0, 2, 0, 4000, new Uint8Array(4000), false, 0);
+    const waiting = watch(own.room(2000, never));
+    for (let count = 0; count < 500; count += 1) {
+      clock.advance(2);
+      await turns(1);
+    }
+    expect(waiting.done).toBe(false);
+    window.takeUnsent();
+    window.takeUnsent();
+    window.applied(2);
+    window.forget(1);
+    clock.advance(2);
+    await turns(1);
+    expect(waiting.done).toBe(true);
+  });
+
+  it('waits for no room once the session has ended', async () => {
+    const { clock, window, pacing: own } = pacing();
+    window.push(FrameType.WRITE, 0, 1, 0, 9990, new Uint8Array(9990), false, 0);
+    let over = false;
+    const waiting = watch(own.room(100, () => over));
+    clock.advance(500);
+    await turns(2);
+    expect(waiting.done).toBe(false);
+    over = true;
+    clock.advance(2);
+    await turns(2);
+    expect(waiting.done).toBe(true);
+  });
+});
+
+describe('checkpoints', () => {
+  const SIZE = 2 ** 22;
+  function placed() {
+    const replica = new Replica(new ManualClock(), SIZE, SIZE, 7, 0, true);
+    const numbers = new CheckpointNumbers(40);
+    return { replica, numbers, checkpoints: new Checkpoints(replica, numbers) };
+  }
+  function done(offset: number, sequence: number): Frame {
+    const decoder = new FrameDecoder();
+    decoder.push(encodeFrame(FrameType.CHECKPOINT_DONE, { offset, sequence }));
+    return decoder.next()!;
+  }
+
+  it('stand in the stream at once, numbered upwards', () => {
+    const { replica, numbers, checkpoints } = placed();
+    checkpoints.place(false).catch(() => undefined);
+    checkpoints.place(true).catch(() => undefined);
+    expect(replica.window.takeUnsent()).toMatchObject({
+      type: FrameType.CHECKPOINT,
+      offset: 41,
+      sequence: 7,
+      flags: 0,
+    });
+    expect(replica.window.takeUnsent()).toMatchObject({ offset: 42, flags: FRAME_COMPLETE, remark: true });
+    expect(numbers.last).toBe(42);
+  });
+
+  it('are settled in order with their sequence and number', async () => {
+    const { checkpoints } = placed();
+    const both = [checkpoints.place(false), checkpoints.place(false)];
+    checkpoints.done(done(41, 6));
+    checkpoints.done(done(42, 7));
+    expect(await Promise.all(both)).toEqual([
+      { sequence: 6, number: 41 },
+      { sequence: 7, number: 42 },
+    ]);
+  });
+
+  it('that were not placed, come in another order, or lie in the future are refused', () => {
+    const invalid = failed('frame-invalid');
+    expect(() => placed().checkpoints.done(done(41, 7))).toThrow(invalid);
+    for (const wrong of [done(42, 7), done(40, 7), done(41, 8)]) {
+      const { checkpoints } = placed();
+      checkpoints.place(false).catch(() => undefined);
+      checkpoints.place(false).catch(() => undefined);
+      expect(() => checkpoints.done(wrong)).toThrow(invalid);
+    }
+  });
+
+  it('fail when the session ends first, and at once when it has ended', async () => {
+    const { replica, checkpoints } = placed();
+    const before = checkpoints.place(false);
+    checkpoints.end();
+    await expect(before).rejects.toEqual(failed('connection-lost'));
+    const { usedSize } = replica.window;
+    await expect(checkpoints.place(true)).rejects.toEqual(failed('connection-lost'));
+    expect(replica.window.usedSize).toBe(usedSize);
+  });
+});
