@@ -50,6 +50,11 @@ export interface Disk {
   /** Asks the kernel to read ahead; never fails. */
   readAhead(offset: number, length: number): void;
   /**
+   * Asks the kernel to forget what it has cached and need not write, so that the next read shows what the medium holds.
+   * After a failed sync the cache may hold pages that never reached it. Dirty pages stay: `sync` first.
+   */
+  dropCache(): Promise<void>;
+  /**
    * fdatasync, never on the event loop. One is in flight per disk; callers that arrive meanwhile share the next one.
    * When it resolves, everything written before the call is durable. After a failure the caller must assume that
    * writes were lost, and a later success proves nothing about them.

@@ -129,6 +129,11 @@ export class NodeDisk implements Disk {
     return Math.min(found ?? this.#size, this.#size);
   }
 
+  dropCache(): Promise<void> {
+    // Length 0: to the end.
+    return this.#calls.advise(this.descriptor, 0, 0, 'no-need');
+  }
+
   readAhead(offset: number, length: number): void {
     if (this.#closed !== undefined || this.#readAheads >= READ_AHEADS_MAX) return;
     this.#readAheads += 1;

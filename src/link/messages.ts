@@ -7,6 +7,7 @@ import { getUint64, ID_SIZE, putUint64 } from '../base/bytes.ts';
 import { Failure, type FailureCode, isFailureCode } from '../base/failure.ts';
 import { DIGEST_SIZE, type ScanResult } from '../io/scan-pool.ts';
 import { encodeFrame, type Frame, FrameType } from './frame.ts';
+import type { Lineage } from './lineage.ts';
 
 /** The versions of the link that this release speaks. */
 export const VERSION_MIN = 1;
@@ -29,25 +30,26 @@ const MESSAGE_SIZE_MAX = 1024;
  * | 16     | 16   | volume id                                                      |
  * | 32     | 16   | generation                                                     |
  * | 48     | 16   | run                                                            |
- * | 64     | 8    | size of the disk                                               |
- * | 72     | 8    | size of the window                                             |
- * | 80     | 2    | length of the name                                             |
- * | 82     | n    | name of the export, UTF-8                                      |
+ * | 64     | 16   | parent run, zero without one                                   |
+ * | 80     | 8    | sequence of the parent run at which this run began             |
+ * | 88     | 8    | size of the disk                                               |
+ * | 96     | 8    | size of the window                                             |
+ * | 104    | 2    | length of the name                                             |
+ * | 106    | n    | name of the export, UTF-8                                      |
  *
  * The first 12 bytes keep their meaning in every version.
  */
-export interface Hello {
+export interface Hello extends Lineage {
   readonly versionMin: number;
   readonly versionMax: number;
   readonly volumeId: Buffer;
   readonly generation: Buffer;
-  readonly run: Buffer;
   readonly size: number;
   readonly windowSize: number;
   readonly exportName: string;
 }
 
-const HELLO_FIXED_SIZE = 82;
+const HELLO_FIXED_SIZE = 106;
 
 export function encodeHello(hello: Hello): Buffer {
   const name = Buffer.from(hello.exportName, 'utf8');
@@ -58,10 +60,10 @@ export function encodeHello(hello: Hello): Buffer {
   payload.writeUInt16LE(hello.versionMax, 10);
   hello.volumeId.copy(payload, 16);
   hello.generation.copy(payload, 32);
-  hello.run.copy(payload, 48);
-  putUint64(payload, 64, hello.size);
-  putUint64(payload, 72, hello.windowSize);
-  payload.writeUInt16LE(name.length, 80);
+  putLineage(payload, 48, hello);
+  putUint64(payload, 88, hello.size);
+  putUint64(payload, 96, hello.windowSize);
+  payload.writeUInt16LE(name.length, 104);
   name.copy(payload, HELLO_FIXED_SIZE);
   return encodeFrame(FrameType.HELLO, { payload });
 }
@@ -81,18 +83,19 @@ export function decodeHello(frame: Frame): Hello {
     );
   }
   if (payload.length < HELLO_FIXED_SIZE) throw invalid('HELLO');
-  const size = getUint64(payload, 64);
-  const windowSize = getUint64(payload, 72);
-  const nameLength = payload.readUInt16LE(80);
+  const lineage = getLineage(payload, 48);
+  const size = getUint64(payload, 88);
+  const windowSize = getUint64(payload, 96);
+  const nameLength = payload.readUInt16LE(104);
   if (size === undefined || size === 0 || windowSize === undefined || nameLength > EXPORT_NAME_SIZE_MAX)
     throw invalid('HELLO');
-  if (payload.length !== HELLO_FIXED_SIZE + nameLength) throw invalid('HELLO');
+  if (lineage === undefined || payload.length !== HELLO_FIXED_SIZE + nameLength) throw invalid('HELLO');
   return {
     versionMin,
     versionMax,
     volumeId: payload.subarray(16, 32),
     generation: payload.subarray(32, 48),
-    run: payload.subarray(48, 64),
+    ...lineage,
     size,
     windowSize,
     exportName: payload.toString('utf8', HELLO_FIXED_SIZE),
@@ -110,26 +113,27 @@ export function decodeHello(frame: Frame): Hello {
  * | 8      | 16   | replica id                                                     |
  * | 24     | 16   | generation                                                     |
  * | 40     | 16   | run of the position, zero when there is none                   |
- * | 56     | 8    | sequence after which the stream can go on                      |
- * | 64     | 8    | recorded sequence                                              |
- * | 72     | 8    | last durable checkpoint                                        |
- * | 80     | 8    | size of the image                                              |
+ * | 56     | 16   | parent of that run, zero without one                           |
+ * | 72     | 8    | sequence of the parent run at which that run began             |
+ * | 80     | 8    | sequence after which the stream can go on                      |
+ * | 88     | 8    | recorded sequence                                              |
+ * | 96     | 8    | last durable checkpoint                                        |
+ * | 104    | 8    | size of the image                                              |
  */
-export interface Welcome {
+export interface Welcome extends Lineage {
   readonly version: number;
   readonly consistent: boolean;
   readonly fresh: boolean;
   readonly seeded: boolean;
   readonly replicaId: Buffer;
   readonly generation: Buffer;
-  readonly run: Buffer;
   readonly resumeAfter: number;
   readonly recorded: number;
   readonly checkpoint: number;
   readonly size: number;
 }
 
-const WELCOME_SIZE = 88;
+const WELCOME_SIZE = 112;
 
 export function encodeWelcome(welcome: Welcome): Buffer {
   const payload = Buffer.alloc(WELCOME_SIZE);
@@ -137,11 +141,11 @@ export function encodeWelcome(welcome: Welcome): Buffer {
   payload.writeUInt16LE((welcome.consistent ? 1 : 0) | (welcome.fresh ? 2 : 0) | (welcome.seeded ? 4 : 0), 2);
   welcome.replicaId.copy(payload, 8);
   welcome.generation.copy(payload, 24);
-  welcome.run.copy(payload, 40);
-  putUint64(payload, 56, welcome.resumeAfter);
-  putUint64(payload, 64, welcome.recorded);
-  putUint64(payload, 72, welcome.checkpoint);
-  putUint64(payload, 80, welcome.size);
+  putLineage(payload, 40, welcome);
+  putUint64(payload, 80, welcome.resumeAfter);
+  putUint64(payload, 88, welcome.recorded);
+  putUint64(payload, 96, welcome.checkpoint);
+  putUint64(payload, 104, welcome.size);
   return encodeFrame(FrameType.WELCOME, { payload });
 }
 
@@ -159,11 +163,18 @@ export function decodeWelcome(frame: Frame): Welcome {
       `the mirror chose link version ${version}, this primary speaks ${VERSION_MIN} to ${VERSION_MAX}`,
     );
   }
-  const resumeAfter = getUint64(payload, 56);
-  const recorded = getUint64(payload, 64);
-  const checkpoint = getUint64(payload, 72);
-  const size = getUint64(payload, 80);
-  if (resumeAfter === undefined || recorded === undefined || checkpoint === undefined || size === undefined) {
+  const lineage = getLineage(payload, 40);
+  const resumeAfter = getUint64(payload, 80);
+  const recorded = getUint64(payload, 88);
+  const checkpoint = getUint64(payload, 96);
+  const size = getUint64(payload, 104);
+  if (
+    lineage === undefined ||
+    resumeAfter === undefined ||
+    recorded === undefined ||
+    checkpoint === undefined ||
+    size === undefined
+  ) {
     throw invalid('WELCOME');
   }
   const flags = payload.readUInt16LE(2);
@@ -174,7 +185,7 @@ export function decodeWelcome(frame: Frame): Welcome {
     seeded: (flags & 4) !== 0,
     replicaId: payload.subarray(8, 8 + ID_SIZE),
     generation: payload.subarray(24, 40),
-    run: payload.subarray(40, 56),
+    ...lineage,
     resumeAfter,
     recorded,
     checkpoint,
@@ -299,6 +310,23 @@ export function decodeDigestReply(frame: Frame, size: number): ScanResult {
   const count = Math.ceil(frame.length / digestUnitOf(frame, size));
   if (frame.payload.length !== count * (1 + DIGEST_SIZE)) throw invalid('DIGEST_REPLY');
   return { zero: frame.payload.subarray(0, count), digests: frame.payload.subarray(count) };
+}
+
+/** Run, parent run, and the sequence at which the one began in the other: 40 bytes. */
+function putLineage(payload: Buffer, at: number, lineage: Lineage): void {
+  lineage.run.copy(payload, at);
+  lineage.parentRun.copy(payload, at + ID_SIZE);
+  putUint64(payload, at + 2 * ID_SIZE, lineage.parentSequence);
+}
+
+function getLineage(payload: Buffer, at: number): Lineage | undefined {
+  const parentSequence = getUint64(payload, at + 2 * ID_SIZE);
+  if (parentSequence === undefined) return undefined;
+  return {
+    run: payload.subarray(at, at + ID_SIZE),
+    parentRun: payload.subarray(at + ID_SIZE, at + 2 * ID_SIZE),
+    parentSequence,
+  };
 }
 
 /** Text of a peer for our log and terminal: no control characters. */

@@ -23,7 +23,7 @@ import {
   VERSION_MAX,
 } from '../link/messages.ts';
 import type { Admission } from './admission.ts';
-import { asMirrorFailure, imagePath, MirrorImage } from './image.ts';
+import { asMirrorFailure, imagePath, isFollowed, MirrorImage } from './image.ts';
 import { MirrorSession } from './session.ts';
 import type { MirrorExportStatus } from './status.ts';
 
@@ -218,6 +218,8 @@ export class MirrorExport {
         replicaId: image?.state.replicaId ?? NO_ID,
         generation: image?.state.generation ?? NO_ID,
         run: image?.state.run ?? NO_ID,
+        parentRun: image?.state.parentRun ?? NO_ID,
+        parentSequence: image?.state.parentSequence ?? 0,
         resumeAfter: image?.applied ?? 0,
         recorded: image?.recorded ?? 0,
         checkpoint: image?.state.checkpoint ?? 0,
@@ -271,6 +273,6 @@ const CATCH_UP_OPERATIONS = 10_000;
 const KIND_NAMES = ['catch-up', 'rescan', 'seeding'] as const;
 
 function resumable(image: MirrorImage | undefined, hello: Hello, begin: Begin): boolean {
-  if (image === undefined || !image.state.run.equals(hello.run)) return false;
+  if (image === undefined || !isFollowed(hello, image.state, image.applied)) return false;
   return image.state.consistent && begin.sequence === image.applied && image.disk.size === hello.size;
 }

@@ -18,6 +18,7 @@ import { errnoOf, Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import type { Disk } from '../io/disk.ts';
 import type { World } from '../io/world.ts';
+import { type Lineage, relate } from '../link/lineage.ts';
 import type { Begin, Hello } from '../link/messages.ts';
 import { BeginKind } from '../link/messages.ts';
 import { sameIdentity } from '../store/identity.ts';
@@ -39,6 +40,8 @@ export class MirrorImage {
   #recorded: number;
   /** A sync failed in this session: what is applied from now on proves nothing. */
   #lost = false;
+  /** The cache may hold what the medium lost: a sync failed, or the last stop was not clean. */
+  #cacheLies: boolean;
   /** The image equals a position only from here on (operations beyond the recorded one may be in it already). */
   #exactFrom: number;
 
@@ -51,6 +54,7 @@ export class MirrorImage {
     this.#durable = file.state.recorded;
     this.#recorded = file.state.recorded;
     // After an unclean stop operations beyond the recorded one may be in the image: how many only the primary can say.
+    this.#cacheLies = !file.state.clean;
     this.#exactFrom = file.state.clean ? file.state.recorded : Number.POSITIVE_INFINITY;
   }
 
@@ -104,6 +108,8 @@ export class MirrorImage {
       volumeId: Buffer.from(hello.volumeId),
       generation: Buffer.from(hello.generation),
       run: NO_ID,
+      parentRun: NO_ID,
+      parentSequence: 0,
       recorded: 0,
       checkpoint: 0,
       consistent: false,
@@ -158,10 +164,15 @@ export class MirrorImage {
     if (begin.kind === BeginKind.CATCH_UP) {
       assert(begin.sequence === this.#applied, 'catch-up goes on after what was applied');
       if (this.#applied < this.#exactFrom) this.#exactFrom = begin.sentMax;
-      await this.#patch({ clean: false });
+      // A run that was handed on is adopted here, durably, before its first operation.
+      await this.#patch({ clean: false, ...lineageOf(hello), recorded: this.#durable });
+      this.#wroteDown(this.#durable);
       return;
     }
-    const goesOn = this.#state.run.equals(hello.run) && begin.sequence >= this.#applied;
+    // What a digest reads must be what the medium holds, not what a failed sync has left in the cache.
+    if (this.#cacheLies) await this.disk.dropCache();
+    this.#cacheLies = false;
+    const known = isFollowed(hello, this.#state, this.#applied);
     this.#applied = begin.sequence;
     this.#durable = begin.sequence;
     this.#exactFrom = begin.sequence;
@@ -170,9 +181,10 @@ export class MirrorImage {
       clean: false,
       consistent: false,
       generation: Buffer.from(hello.generation),
-      run: Buffer.from(hello.run),
+      ...lineageOf(hello),
       recorded: begin.sequence,
-      checkpoint: goesOn ? this.#state.checkpoint : 0,
+      // Where the run is known the number stays: an older copy of this image still has an older one.
+      checkpoint: known ? this.#state.checkpoint : 0,
     });
   }
 
@@ -200,6 +212,7 @@ export class MirrorImage {
       this.checkSound();
     } catch (error) {
       this.#lost = true;
+      this.#cacheLies = true;
       this.#exactFrom = Math.max(this.#exactFrom, this.#applied);
       this.#applied = this.#recorded;
       this.#durable = this.#recorded;
@@ -222,11 +235,11 @@ export class MirrorImage {
   }
 
   /**
-   * A checkpoint of a rescan: durable and written down on return. `complete`: the image is from now on consistent, and at
-   * `sequence`: the last operations before it may be ones that were left to the comparison and never came by themselves.
+   * A checkpoint: durable and written down on return. The image is at `sequence` then: the last operations before it may
+   * be ones that were left to a comparison and never came by themselves. `complete`: it is consistent from now on.
    */
   async checkpoint(number: number, sequence: number, complete: boolean): Promise<void> {
-    if (complete) this.setApplied(sequence);
+    this.setApplied(sequence);
     await this.#sync();
     const durable = this.#durable;
     await this.#patch({
@@ -278,8 +291,31 @@ export class MirrorImage {
     this.#applied = 0;
     this.#durable = 0;
     this.#recorded = 0;
-    await this.#patch({ run: NO_ID, recorded: 0, checkpoint: 0, consistent: false, clean: false });
+    await this.#patch({
+      run: NO_ID,
+      parentRun: NO_ID,
+      parentSequence: 0,
+      recorded: 0,
+      checkpoint: 0,
+      consistent: false,
+      clean: false,
+    });
   }
+}
+
+/** True when a position of this image means something to that primary: its own run, or the one it was handed. */
+export function isFollowed(hello: Hello, state: MirrorState, applied: number): boolean {
+  const relation = relate(hello, state, applied);
+  return relation === 'same-run' || relation === 'handed-on';
+}
+
+/** The lineage of a HELLO, in buffers of its own. */
+function lineageOf(hello: Hello): Lineage {
+  return {
+    run: Buffer.from(hello.run),
+    parentRun: Buffer.from(hello.parentRun),
+    parentSequence: hello.parentSequence,
+  };
 }
 
 /** A failure of our own disk, as the primary should read it. */

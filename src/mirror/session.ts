@@ -114,6 +114,8 @@ export class MirrorSession {
     this.#ackTimer?.cancel();
     await this.#applier.finish();
     await this.#recording;
+    // The primary may be gone for good: what was applied should not depend on our own luck as well.
+    if (this.#failure === undefined) await this.#image.record().catch((error: unknown) => this.#applier.abort(error));
     return this.#failure ?? reason;
   }
 

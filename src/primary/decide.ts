@@ -3,12 +3,12 @@
  * Pure: `decide` reads, `MirrorLink` acts.
  */
 import { Failure } from '../base/failure.ts';
+import { type Lineage, relate } from '../link/lineage.ts';
 import type { Welcome } from '../link/messages.ts';
 import type { Replica } from './replica.ts';
 
-export interface Own {
+export interface Own extends Lineage {
   readonly generation: Buffer;
-  readonly run: Buffer;
   readonly size: number;
   /** --rescan: compare everything, once, and let the mirror follow whatever it holds. */
   readonly rescanAll: boolean;
@@ -31,14 +31,16 @@ export function decide(own: Own, welcome: Welcome, replica: Replica): Decision {
   }
   if (own.rescanAll) return { kind: 'compare', markAll: true, resumeAfter: undefined };
   const position = welcome.resumeAfter;
-  if (!welcome.run.equals(own.run) || welcome.size !== own.size) {
-    return { kind: 'compare', markAll: true, resumeAfter: undefined };
-  }
-  if (position > replica.sequence) {
+  const relation = relate(own, welcome, position);
+  if (relation === 'mirror-ahead' || (relation === 'same-run' && position > replica.sequence)) {
+    const known = relation === 'same-run' ? replica.sequence : own.parentSequence;
     throw new Failure(
       'primary-older',
-      `the mirror is at operation ${position} of this very run, this primary only at ${replica.sequence}`,
+      `the mirror is at operation ${position} of what this primary knows only up to ${known}`,
     );
+  }
+  if (relation === 'unrelated' || welcome.size !== own.size) {
+    return { kind: 'compare', markAll: true, resumeAfter: undefined };
   }
   if (!replica.marks.coverFrom(position, welcome.checkpoint)) {
     return { kind: 'compare', markAll: true, resumeAfter: undefined };

@@ -257,6 +257,8 @@ export class MirrorLink {
         volumeId: settings.volumeId,
         generation: own.generation,
         run: own.run,
+        parentRun: own.parentRun,
+        parentSequence: own.parentSequence,
         size: own.size,
         windowSize: settings.windowSize,
         exportName: settings.exportName,

@@ -1,15 +1,17 @@
 /**
  * The primary as a whole: state, ledger, replicating layer, one link per mirror.
  *
- * Starts: a clean stop that nobody wrote behind hands its run on; anything else takes a new run, durable before the
- * first mutation, and compares everything. Stops: drains, syncs, and only then says that the stop was clean.
+ * Starts: every start takes a new run, durable before the first mutation. After a clean stop that nobody wrote behind it
+ * names the run and sequence of that stop as its parent, and a mirror that stands just there follows it; anything else
+ * is compared. Stops: drains, syncs, and only then says that the stop was clean.
  */
-import { ID_SIZE } from '../base/bytes.ts';
+import { ID_SIZE, NO_ID } from '../base/bytes.ts';
 import { parseExportName } from '../base/export-name.ts';
 import { isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import type { DiskIdentity } from '../io/disk.ts';
 import type { World } from '../io/world.ts';
+import type { Lineage } from '../link/lineage.ts';
 import { sameIdentity } from '../store/identity.ts';
 import { PRIMARY_STATE, type PrimaryState, primaryStatePath } from '../store/primary-state.ts';
 import { createStateFile, openStateFile, type StateFile } from '../store/state-file.ts';
@@ -36,7 +38,7 @@ export async function openPrimary(world: World, log: Log, options: PrimaryOption
   }
 }
 
-/** The state of this start, and whether the last stop's run goes on. */
+/** The state of the last stop, or of this start when that was not clean; and whether the stop can be trusted. */
 async function openState(
   world: World,
   log: Log,
@@ -50,14 +52,20 @@ async function openState(
     return { file: await createStateFile(world.files, PRIMARY_STATE, path, state), resumed: false };
   }
   const before = file.state;
-  // A block device has no modification time: a clean stop cannot vouch for it beyond this machine's own care.
-  if (before.clean && sameIdentity(before.identity, identity)) return { file, resumed: true };
-  if (before.clean)
+  // A block device has no time of its last change, so nothing tells whether someone wrote to it since.
+  const unchanged = options.disk.kind === 'file' && sameIdentity(before.identity, identity);
+  if (before.clean && unchanged) return { file, resumed: true };
+  if (before.clean && options.disk.kind === 'block-device')
+    log.info({ disk: options.disk.path }, 'a block device may have changed unseen: everything will be compared');
+  else if (before.clean)
     log.warn(
       { disk: options.disk.path },
       'the disk was changed while it was not being served: everything will be compared',
     );
   else log.info({ disk: options.disk.path }, 'the last stop was not clean: everything will be compared');
+  // A process that died may have left pages in the cache that a failed sync had lost.
+  await options.disk.sync();
+  await options.disk.dropCache();
   await file.write(newRun(world, identity, before.volumeId, before.generation, before.checkpoint));
   return { file, resumed: false };
 }
@@ -84,7 +92,12 @@ function start(
   const { disk } = options;
   const numbers = new CheckpointNumbers(state.checkpoint);
   const replica = new Replica(world.clock, disk.size, options.windowSize, state.sequence, state.checkpoint, resumed);
-  const ledger = new Ledger([replica], state.sequence, !state.clean, () => file.write({ ...file.state, clean: false }));
+  const lineage: Lineage = resumed
+    ? { run: world.random.bytes(ID_SIZE), parentRun: state.run, parentSequence: state.sequence }
+    : { run: state.run, parentRun: NO_ID, parentSequence: 0 };
+  const ledger = new Ledger([replica], state.sequence, !resumed, () =>
+    file.write({ ...file.state, run: lineage.run, clean: false }),
+  );
   const local: LocalDisk = { volume: options.volume, disk, lock: new RangeLock() };
   const volume = new ReplicatingVolume(local, ledger);
   const link = new MirrorLink(
@@ -102,7 +115,7 @@ function start(
       timing: options.timing,
       retry: options.retry,
     },
-    { generation: state.generation, run: state.run, size: disk.size, rescanAll: options.rescanAll },
+    { generation: state.generation, ...lineage, size: disk.size, rescanAll: options.rescanAll },
     replica,
     local,
     numbers,
@@ -116,7 +129,7 @@ function start(
       role: 'primary',
       volumeId: state.volumeId.toString('hex'),
       generation: state.generation.toString('hex'),
-      run: state.run.toString('hex'),
+      run: lineage.run.toString('hex'),
       size: disk.size,
       sequence: ledger.sequence,
       operations: { ...ledger.counts },

@@ -49,7 +49,8 @@ export class Questions {
     const key = keyOf(digestUnitOf(frame, this.#size), frame.offset, frame.length);
     const same = this.#asked.get(key);
     const asked = same?.shift();
-    if (same === undefined || asked === undefined) throw new Failure('frame-invalid', 'an answer to a question that was not asked');
+    if (same === undefined || asked === undefined)
+      throw new Failure('frame-invalid', 'an answer to a question that was not asked');
     if (same.length === 0) this.#asked.delete(key);
     this.#openCount -= 1;
     asked.resolve(decodeDigestReply(frame, this.#size));

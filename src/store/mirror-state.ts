@@ -15,13 +15,15 @@
  * | 48     | 16   | run, zero before the first position                            |
  * | 64     | 8    | recorded sequence                                              |
  * | 72     | 8    | last checkpoint of a rescan that is durable                    |
- * | 80     | 4    | flags: bit 0 consistent, bit 1 clean stop, bit 2 ever seeded   |
- * | 84     | 4    | zero                                                           |
- * | 88     | 8    | when recorded, ms since 1970                                   |
- * | 96     | 8    | size of the image in bytes                                     |
- * | 104    | 8    | modification time of the image, ns, at the clean stop          |
- * | 112    | 2    | length of the inode text                                       |
- * | 114    | n    | inode text, ASCII, at most 64 bytes                            |
+ * | 80     | 16   | parent of that run, zero without one                           |
+ * | 96     | 8    | sequence of the parent run at which that run began             |
+ * | 104    | 4    | flags: bit 0 consistent, bit 1 clean stop, bit 2 ever seeded   |
+ * | 108    | 4    | zero                                                           |
+ * | 112    | 8    | when recorded, ms since 1970                                   |
+ * | 120    | 8    | size of the image in bytes                                     |
+ * | 128    | 8    | modification time of the image, ns, at the clean stop          |
+ * | 136    | 2    | length of the inode text                                       |
+ * | 138    | n    | inode text, ASCII, at most 64 bytes                            |
  */
 import { assert } from '../base/assert.ts';
 import { getUint64, ID_SIZE, putUint64 } from '../base/bytes.ts';
@@ -35,6 +37,8 @@ export interface MirrorState {
   readonly volumeId: Buffer;
   readonly generation: Buffer;
   readonly run: Buffer;
+  readonly parentRun: Buffer;
+  readonly parentSequence: number;
   readonly recorded: number;
   readonly checkpoint: number;
   readonly consistent: boolean;
@@ -47,7 +51,7 @@ export interface MirrorState {
 const FLAG_CONSISTENT = 1;
 const FLAG_CLEAN = 2;
 const FLAG_SEEDED = 4;
-const FIXED_SIZE = 114;
+const FIXED_SIZE = 138;
 
 function encode(state: MirrorState): Buffer {
   assert(state.identity.inode.length <= INODE_TEXT_SIZE_MAX, 'inode text length');
@@ -58,13 +62,15 @@ function encode(state: MirrorState): Buffer {
   state.run.copy(content, 48);
   putUint64(content, 64, state.recorded);
   putUint64(content, 72, state.checkpoint);
+  state.parentRun.copy(content, 80);
+  putUint64(content, 96, state.parentSequence);
   const flags =
     (state.consistent ? FLAG_CONSISTENT : 0) | (state.clean ? FLAG_CLEAN : 0) | (state.seeded ? FLAG_SEEDED : 0);
-  content.writeUInt32LE(flags, 80);
-  putUint64(content, 88, state.recordedAtMs);
-  putUint64(content, 96, state.identity.size);
-  content.writeBigUInt64LE(state.identity.modifiedNs, 104);
-  content.writeUInt16LE(state.identity.inode.length, 112);
+  content.writeUInt32LE(flags, 104);
+  putUint64(content, 112, state.recordedAtMs);
+  putUint64(content, 120, state.identity.size);
+  content.writeBigUInt64LE(state.identity.modifiedNs, 128);
+  content.writeUInt16LE(state.identity.inode.length, 136);
   content.write(state.identity.inode, FIXED_SIZE, 'ascii');
   return content;
 }
@@ -73,21 +79,30 @@ function decode(content: Buffer): MirrorState {
   if (content.length < FIXED_SIZE) throw new Failure('state-corrupt', 'the mirror’s state is too short');
   const recorded = getUint64(content, 64);
   const checkpoint = getUint64(content, 72);
-  const recordedAtMs = getUint64(content, 88);
-  const size = getUint64(content, 96);
-  const inodeLength = content.readUInt16LE(112);
-  if (recorded === undefined || checkpoint === undefined || recordedAtMs === undefined || size === undefined) {
+  const parentSequence = getUint64(content, 96);
+  const recordedAtMs = getUint64(content, 112);
+  const size = getUint64(content, 120);
+  const inodeLength = content.readUInt16LE(136);
+  if (
+    recorded === undefined ||
+    checkpoint === undefined ||
+    parentSequence === undefined ||
+    recordedAtMs === undefined ||
+    size === undefined
+  ) {
     throw new Failure('state-corrupt', 'the mirror’s state has impossible values');
   }
   if (inodeLength > INODE_TEXT_SIZE_MAX || content.length !== FIXED_SIZE + inodeLength) {
     throw new Failure('state-corrupt', 'the mirror’s state has the wrong length');
   }
-  const flags = content.readUInt32LE(80);
+  const flags = content.readUInt32LE(104);
   return {
     replicaId: content.subarray(0, ID_SIZE),
     volumeId: content.subarray(16, 32),
     generation: content.subarray(32, 48),
     run: content.subarray(48, 64),
+    parentRun: content.subarray(80, 96),
+    parentSequence,
     recorded,
     checkpoint,
     consistent: (flags & FLAG_CONSISTENT) !== 0,
@@ -96,7 +111,7 @@ function decode(content: Buffer): MirrorState {
     recordedAtMs,
     identity: {
       size,
-      modifiedNs: content.readBigUInt64LE(104),
+      modifiedNs: content.readBigUInt64LE(128),
       inode: content.toString('ascii', FIXED_SIZE, FIXED_SIZE + inodeLength),
     },
   };

@@ -85,6 +85,10 @@ class FaultyDisk implements Disk {
     return this.#disk.seekHole(offset);
   }
 
+  dropCache(): Promise<void> {
+    return this.#disk.dropCache();
+  }
+
   readAhead(offset: number, length: number): void {
     this.#disk.readAhead(offset, length);
   }

@@ -118,6 +118,9 @@ export class MemoryDisk implements Disk {
 
   readAhead(): void {}
 
+  /** Makes what was never durable disappear, as pages that a failed sync has lost do. */
+  async dropCache(): Promise<void> {}
+
   async sync(): Promise<void> {
     this.counts.sync += 1;
     const covered = new Map(this.#undurable);

@@ -58,6 +58,8 @@ class OpenedFile implements Disk {
     return this.#file.disk.seekHole(offset);
   }
   readAhead(): void {}
+
+  async dropCache(): Promise<void> {}
   sync(): Promise<void> {
     return this.#file.disk.sync();
   }

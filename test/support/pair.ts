@@ -13,6 +13,8 @@ import { openMirror } from '../../src/mirror/open-mirror.ts';
 import { openPrimary } from '../../src/primary/open-primary.ts';
 import type { Primary, PrimaryOptions } from '../../src/primary/primary.ts';
 import type { MirrorLinkStatus } from '../../src/primary/status.ts';
+import { PRIMARY_STATE } from '../../src/store/primary-state.ts';
+import { openStateFile } from '../../src/store/state-file.ts';
 import { DiskVolume } from '../../src/volume/disk-volume.ts';
 import { LinkProxy } from './link-proxy.ts';
 import { temporaryFolder } from './temporary-folder.ts';
@@ -143,6 +145,15 @@ export class Pair {
   async stopMirror(): Promise<void> {
     await this.mirror?.close();
     this.mirror = undefined;
+  }
+
+  /** Makes the primary's state vouch for the disk as it is now: for a restored copy, whose times would be restored too. */
+  async vouchForDisk(): Promise<void> {
+    const disk = await this.world.files.openDisk(this.diskPath, {});
+    const file = await openStateFile(this.world.files, PRIMARY_STATE, `${this.diskPath}.twin/primary`);
+    await file!.write({ ...file!.state, identity: await disk.identity() });
+    await file!.close();
+    await disk.close();
   }
 
   get link(): MirrorLinkStatus {

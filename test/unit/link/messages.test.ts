@@ -61,6 +61,8 @@ const HELLO: Hello = {
   volumeId: Buffer.alloc(16, 0xa1),
   generation: Buffer.alloc(16, 0xa2),
   run: Buffer.alloc(16, 0xa3),
+  parentRun: Buffer.alloc(16, 0xa4),
+  parentSequence: 0x0c0d,
   size: 0x0102030405,
   windowSize: 0x1000,
   exportName: 'db/main',
@@ -74,6 +76,8 @@ const WELCOME: Welcome = {
   replicaId: Buffer.alloc(16, 0xb1),
   generation: Buffer.alloc(16, 0xb2),
   run: Buffer.alloc(16, 0xb3),
+  parentRun: Buffer.alloc(16, 0xb4),
+  parentSequence: 0x0e0f,
   resumeAfter: 0x0a0b,
   recorded: 0x0a,
   checkpoint: 3,
@@ -86,7 +90,7 @@ describe('HELLO', () => {
     expect(bytes[0]).toBe(FrameType.HELLO);
     expect(payloadHex(bytes)).toBe(
       `4e42445457494e00${'0100'}${'0100'}${'00000000'}${'a1'.repeat(16)}${'a2'.repeat(16)}${'a3'.repeat(16)}` +
-        `${'0504030201000000'}${'0010000000000000'}${'0700'}${Buffer.from('db/main').toString('hex')}`,
+        `${'a4'.repeat(16)}${'0d0c000000000000'}${'0504030201000000'}${'0010000000000000'}${'0700'}${Buffer.from('db/main').toString('hex')}`,
     );
   });
 
@@ -97,6 +101,8 @@ describe('HELLO', () => {
       volumeId: id,
       generation: id,
       run: id,
+      parentRun: id,
+      parentSequence: number,
       size: number.map((size) => Math.max(1, size)),
       windowSize: number,
       exportName: fc.string({ unit: fc.constantFrom('a', '/', '\u00e9', '\u20ac', '\u{1f4be}', '\0'), maxLength: 60 }),
@@ -143,7 +149,7 @@ describe('HELLO', () => {
       code('frame-invalid'),
     );
     expect(() => decodeHello(received(encodeHello({ ...HELLO, size: 0 })))).toThrow(code('frame-invalid'));
-    for (const offset of [64, 72]) {
+    for (const offset of [80, 88, 96]) {
       const spoiled = Buffer.from(good);
       spoiled.writeBigUInt64LE(2n ** 53n, offset);
       expect(() => decodeHello(withPayload(FrameType.HELLO, spoiled))).toThrow(code('frame-invalid'));
@@ -156,7 +162,7 @@ describe('HELLO', () => {
     expect(EXPORT_NAME_SIZE_MAX).toBe(255);
     expect(() => encodeHello({ ...HELLO, exportName: 'x'.repeat(256) })).toThrow('within its limit');
     const payload = Buffer.concat([received(encodeHello({ ...HELLO, exportName: '' })).payload, Buffer.alloc(256, 65)]);
-    payload.writeUInt16LE(256, 80);
+    payload.writeUInt16LE(256, 104);
     expect(() => decodeHello(withPayload(FrameType.HELLO, payload))).toThrow(code('frame-invalid'));
   });
 });
@@ -167,7 +173,7 @@ describe('WELCOME', () => {
     expect(bytes[0]).toBe(FrameType.WELCOME);
     expect(payloadHex(bytes)).toBe(
       `${'0100'}${'0500'}${'00000000'}${'b1'.repeat(16)}${'b2'.repeat(16)}${'b3'.repeat(16)}` +
-        `${'0b0a000000000000'}${'0a00000000000000'}${'0300000000000000'}${'0504030201000000'}`,
+        `${'b4'.repeat(16)}${'0f0e000000000000'}${'0b0a000000000000'}${'0a00000000000000'}${'0300000000000000'}${'0504030201000000'}`,
     );
     expect(payloadHex(encodeWelcome({ ...WELCOME, consistent: false, fresh: true, seeded: false })).slice(4, 8)).toBe(
       '0200',
@@ -183,6 +189,8 @@ describe('WELCOME', () => {
       replicaId: id,
       generation: id,
       run: id,
+      parentRun: id,
+      parentSequence: number,
       resumeAfter: number,
       recorded: number,
       checkpoint: number,
@@ -198,11 +206,11 @@ describe('WELCOME', () => {
   it('is refused when it is something else, of another version or impossible; a refusal is passed on', () => {
     const good = received(encodeWelcome(WELCOME)).payload;
     expect(() => decodeWelcome(withPayload(FrameType.ACK, good))).toThrow(code('peer-foreign'));
-    expect(() => decodeWelcome(withPayload(FrameType.WELCOME, good.subarray(0, 87)))).toThrow(code('peer-foreign'));
+    expect(() => decodeWelcome(withPayload(FrameType.WELCOME, good.subarray(0, 111)))).toThrow(code('peer-foreign'));
     for (const version of [0, 2, 65_535]) {
       expect(() => decodeWelcome(received(encodeWelcome({ ...WELCOME, version })))).toThrow(code('peer-version'));
     }
-    for (const offset of [56, 64, 72, 80]) {
+    for (const offset of [72, 80, 88, 96, 104]) {
       const spoiled = Buffer.from(good);
       spoiled.writeBigUInt64LE(2n ** 53n, offset);
       expect(() => decodeWelcome(withPayload(FrameType.WELCOME, spoiled))).toThrow(code('frame-invalid'));

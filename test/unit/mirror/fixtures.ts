@@ -17,6 +17,8 @@ export const HELLO: Hello = {
   volumeId: Buffer.alloc(16, 1),
   generation: Buffer.alloc(16, 2),
   run: Buffer.alloc(16, 3),
+  parentRun: Buffer.alloc(16),
+  parentSequence: 0,
   size: SIZE,
   windowSize: 8 * KIB,
   exportName: 'disk',

@@ -36,6 +36,8 @@ const mirrorState: fc.Arbitrary<MirrorState> = fc.record({
   volumeId: id,
   generation: id,
   run: id,
+  parentRun: id,
+  parentSequence: count,
   recorded: count,
   checkpoint: count,
   consistent: fc.boolean(),
@@ -127,6 +129,8 @@ describe('the state of a mirror', () => {
     volumeId: filled(2),
     generation: filled(3),
     run: filled(4),
+    parentRun: filled(5),
+    parentSequence: 0x0e0f,
     recorded: 0x0a0b,
     checkpoint: 6,
     consistent: true,
@@ -144,6 +148,8 @@ describe('the state of a mirror', () => {
         '04'.repeat(16) +
         '0b0a000000000000' +
         '0600000000000000' +
+        '05'.repeat(16) +
+        '0f0e000000000000' +
         '05000000' +
         '00000000' +
         '0d0c000000000000' +
@@ -152,7 +158,7 @@ describe('the state of a mirror', () => {
         '0400' +
         '383a3432',
     );
-    expect(MIRROR_STATE.encode(state).length).toBe(118);
+    expect(MIRROR_STATE.encode(state).length).toBe(142);
   });
 
   it('comes back from its bytes', () => {
@@ -169,7 +175,7 @@ describe('the state of a mirror', () => {
       expect(() => MIRROR_STATE.decode(bytes.subarray(0, length))).toThrow(corrupt);
     }
     expect(() => MIRROR_STATE.decode(Buffer.concat([bytes, Buffer.alloc(1)]))).toThrow(corrupt);
-    for (const offset of [64, 72, 88, 96]) {
+    for (const offset of [64, 72, 96, 112, 120]) {
       const spoiled = Buffer.from(bytes);
       spoiled.writeBigUInt64LE(2n ** 53n, offset);
       expect(() => MIRROR_STATE.decode(spoiled)).toThrow(corrupt);
