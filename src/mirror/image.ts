@@ -172,7 +172,7 @@ export class MirrorImage {
     // What a digest reads must be what the medium holds, not what a failed sync has left in the cache.
     if (this.#cacheLies) await this.disk.dropCache();
     this.#cacheLies = false;
-    const known = isFollowed(hello, this.#state, this.#applied);
+    const known = isFollowed(hello, this.#state, this.#applied) && begin.sequence >= this.#applied;
     this.#applied = begin.sequence;
     this.#durable = begin.sequence;
     this.#exactFrom = begin.sequence;
