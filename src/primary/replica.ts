@@ -139,7 +139,7 @@ export class Replica {
    * not consistent before the pass is over, and barriers alone must not make the window grow.
    */
   barrier(): void {
-    if (!this.#keeping) return;
+    if (!this.#keeping || (this.#pass !== undefined && !this.window.hasRoomFor(0))) return;
     this.window.pushBarrier(this.#sequence, this.#clock.nowMs());
     this.#events.appended();
   }
