@@ -53,6 +53,7 @@ export class Channel {
   #reason: Failure | undefined;
   #goodbye = false;
   #paused = false;
+  #recordsSent = 0;
   #lastReceivedMs: number;
   #lastTickMs: number;
   #timer: Timer | undefined;
@@ -86,6 +87,11 @@ export class Channel {
 
   get bytesSent(): number {
     return this.#stream.bytesWritten;
+  }
+
+  /** TLS records sent with the present keys: at least one for each call of `send`. */
+  get recordsSent(): number {
+    return this.#recordsSent;
   }
 
   get bytesReceived(): number {
@@ -141,7 +147,10 @@ export class Channel {
   /** Sends frames as one socket write; false when the caller should wait for `drain`. Ignored after the end. */
   send(chunks: readonly Uint8Array[]): boolean {
     if (this.#ended) return false;
-    return this.#stream.write(chunks);
+    const before = this.#stream.bytesWritten;
+    const takesMore = this.#stream.write(chunks);
+    this.#recordsSent += Math.ceil((this.#stream.bytesWritten - before) / RECORD_SIZE_MAX);
+    return takesMore;
   }
 
   /** Stops reading until `resumeReading`: back-pressure on the peer. */
@@ -301,6 +310,9 @@ const HANDSHAKE_FRAMES_MAX = 16;
 
 /** Bytes that may wait for a peer that goes on asking. Beyond the largest write and what is asked for at a time. */
 const UNREAD_SIZE_MAX = 64 * MIB;
+
+/** Bytes of the largest TLS record. */
+const RECORD_SIZE_MAX = 16 * 1024;
 
 /** How long a refusal may take to reach the peer before the connection is cut. */
 const LINGER_MS = 1_000;

@@ -1,8 +1,8 @@
 /**
  * Renews the keys of the link by a planned reconnect: when a session is old, or has carried much, a second connection is
  * made and authenticated first, then the session is closed, and the next one resumes on that connection after what the
- * mirror has applied. (Node's TLS cannot renew keys within a connection.) Not while a comparison runs, which would have
- * to start again.
+ * mirror has applied. (Node's TLS cannot renew keys within a connection.) While a comparison runs, which would have to go
+ * back to its last checkpoint, it waits, until the number of records makes it urgent.
  */
 import { isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
@@ -12,6 +12,8 @@ import type { World } from '../io/world.ts';
 import type { PrimarySession } from './session.ts';
 
 const LOOK_INTERVAL_MS = 1_000;
+/** TLS records under one key. AES-GCM is good for 2^24.5 of them. */
+const RECORDS_MAX = 2 ** 23;
 
 export interface KeyRenewalLimits {
   /** Bytes sent with one set of keys. */
@@ -59,8 +61,9 @@ export class KeyRenewal {
 
   #look(): void {
     const ageMs = this.#world.clock.nowMs() - this.#startMs;
-    const due = this.#session.channel.bytesSent >= this.#limits.rekeySize || ageMs >= this.#limits.rekeyIntervalMs;
-    if (!due || this.#session.comparing) {
+    const { bytesSent, recordsSent } = this.#session.channel;
+    const due = bytesSent >= this.#limits.rekeySize || ageMs >= this.#limits.rekeyIntervalMs;
+    if (recordsSent < RECORDS_MAX && (!due || this.#session.comparing)) {
       this.#timer = this.#world.clock.after(LOOK_INTERVAL_MS, () => this.#look());
       return;
     }
