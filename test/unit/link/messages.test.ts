@@ -404,6 +404,8 @@ describe('decoders of messages', () => {
       }),
       { numRuns: 500 },
     );
-    expect([...seen].sort()).toEqual(['frame-invalid', 'peer-foreign', 'peer-version']);
+    // No other code; that each of them does come is shown above, where it does not depend on luck.
+    expect(['frame-invalid', 'peer-foreign', 'peer-version']).toEqual(expect.arrayContaining([...seen]));
+    expect(seen.size).toBeGreaterThan(0);
   });
 });
