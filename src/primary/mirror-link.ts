@@ -41,9 +41,6 @@ const OPENING_TIMEOUT_MS = 30_000;
 /** While others rescan, the mirror only pings; the longest wait a timer can hold. */
 const QUEUE_TIMEOUT_MS = 2 ** 31 - 1;
 
-/** BEGIN has been sent: the session lives on what the window holds. */
-const BEGUN: ReadonlySet<SessionState> = new Set(['catch-up', 'streaming', 'seeding', 'rescan']);
-
 export interface RetryTiming {
   readonly firstMs: number;
   readonly lastMs: number;
@@ -367,10 +364,8 @@ export class MirrorLink {
       { marked: this.#replica.marks.markedSize },
       'the mirror is too slow or away: the window overran, a rescan will follow',
     );
-    const begun = BEGUN.has(this.#state);
     this.#move('overran');
-    // Also one whose BEGIN the mirror has not answered yet: it promised what the window no longer has.
-    if (begun) this.#channel?.close();
+    this.#session?.channel.close();
   }
 
   #move(event: SessionEvent): void {
