@@ -38,9 +38,9 @@ async function meetInStep(
 }
 
 /** The primary has seen through it, said so, and its clients write on. */
-async function expectProblem({ pair, lines }: Scene, code: string, text?: string): Promise<void> {
+async function expectProblem({ pair, lines }: Scene, code: string, text = ''): Promise<void> {
   await pair.until('the problem', () => pair.link.problem?.code === code);
-  if (text !== undefined) expect(pair.link.problem!.message).toContain(text);
+  expect(pair.link.problem!.message).toContain(text);
   expect(lines.some(({ level, fields }) => level === 'warn' && 'code' in fields && fields.code === code)).toBe(true);
   const data = randomBytes(4096);
   await pair.write(MIB, data, true);
@@ -155,6 +155,7 @@ test('a mirror that never admits a rescan does not hold up clients or a stop', a
   const scene = await meet((frame) => frame.type === FrameType.RESCAN_REQUEST);
   await scene.pair.until('queued', () => scene.pair.link.state === 'queued');
   await scene.pair.write(5, randomBytes(5000), true);
+  expect(scene.pair.link.lag.operations).toBe(1);
   await scene.pair.stopPrimary(100);
 });
 
