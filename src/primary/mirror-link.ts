@@ -37,6 +37,8 @@ import type { MirrorLinkStatus, RescanProgress, SessionState, VerifyReport } fro
 import { type SessionEvent, transition } from './transitions.ts';
 
 const CONNECT_TIMEOUT_MS = 10_000;
+/** A session that lasted so long has shown that both ends can work with each other. */
+const STEADY_MS = 2_000;
 const OPENING_TIMEOUT_MS = 30_000;
 /** While others rescan, the mirror only pings; the longest wait a timer can hold. */
 const QUEUE_TIMEOUT_MS = 2 ** 31 - 1;
@@ -215,7 +217,8 @@ export class MirrorLink {
       const openedMs = this.#world.clock.nowMs();
       const reason = await session.run(first, scope);
       // A session that lasted was a success: the next failure waits briefly again.
-      if (this.#world.clock.nowMs() - openedMs > this.#retry.lastMs || reason === undefined) this.#backoff.reset();
+      const steadyMs = Math.min(this.#retry.lastMs, STEADY_MS);
+      if (this.#world.clock.nowMs() - openedMs > steadyMs || reason === undefined) this.#backoff.reset();
       if (reason !== undefined) throw reason;
       this.#move('lost');
       return renewal.stream;

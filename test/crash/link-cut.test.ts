@@ -1,0 +1,105 @@
+import { expect, it } from 'vitest';
+import { MIB } from '../../src/base/units.ts';
+import { needPrograms } from '../support/peers.ts';
+import { Rig, ROUNDS, stopLoad, timeoutOf } from './rig.ts';
+
+needPrograms(
+  'a link under load',
+  'fio',
+  'cmp',
+)(() => {
+  it(
+    'is cut for a short while: the mirror catches up in order, without a rescan',
+    async () => {
+      const rig = await Rig.inStep({ serve: ['--window', '1G'] });
+      const seeding = (await rig.link()).lastRescan;
+      expect(seeding?.scope).toBe('everything');
+      for (let round = 0; round < ROUNDS; round += 1) {
+        const { sessions } = await rig.link();
+        const load = await rig.load();
+        rig.proxy.cut();
+        await rig.untilLink('the cut is noticed', (link) => link.state !== 'streaming' && link.state !== 'catch-up');
+        await rig.untilMoreOperations();
+        rig.proxy.restore();
+        await rig.untilLink('the link is back', (link) => link.sessions > sessions);
+        rig.proxy.drop();
+        await rig.untilLink('the link is back once more', (link) => link.sessions > sessions + 1);
+        await stopLoad(load);
+        await rig.expectIdentical();
+        expect(await load.fio.verify()).toBeGreaterThan(0);
+        expect((await rig.link()).lastRescan).toEqual(seeding);
+      }
+    },
+    timeoutOf(ROUNDS),
+  );
+
+  it(
+    'is cut for longer than the window lasts: a rescan brings the mirror back',
+    async () => {
+      const rig = await Rig.inStep({ serve: ['--window', '2M'] });
+      for (let round = 0; round < ROUNDS; round += 1) {
+        const { lastRescan } = await rig.link();
+        const load = await rig.load();
+        rig.proxy.cut();
+        await rig.untilLink('the window has overrun', (link) => link.markedSize > 0);
+        await rig.untilMoreOperations();
+        rig.proxy.restore();
+        await rig.untilLink(
+          'a rescan completes under load',
+          (link) => link.lastRescan?.elapsedMs !== lastRescan?.elapsedMs,
+        );
+        await stopLoad(load);
+        await rig.expectIdentical();
+        expect(await load.fio.verify()).toBeGreaterThan(0);
+      }
+    },
+    timeoutOf(ROUNDS),
+  );
+
+  it(
+    'is too slow for a while: the window overruns under an open session, and a rescan brings the mirror back',
+    async () => {
+      const rig = await Rig.inStep({ serve: ['--window', '2M'] });
+      for (let round = 0; round < ROUNDS; round += 1) {
+        const { sessions } = await rig.link();
+        const load = await rig.load();
+        rig.proxy.rate = MIB / 2;
+        const behind = await rig.untilLink('the window has overrun', (link) => link.state === 'behind');
+        expect(behind.problem).toBeUndefined();
+        rig.proxy.rate = undefined;
+        await rig.untilLink('the link is back', (link) => link.sessions > sessions);
+        await stopLoad(load);
+        await rig.expectIdentical();
+        expect(await load.fio.verify()).toBeGreaterThan(0);
+      }
+    },
+    timeoutOf(ROUNDS),
+  );
+
+  it('gets new keys again and again: nothing is lost, and nothing is compared', async () => {
+    const rig = await Rig.inStep({ serve: ['--window', '1G', '--rekey-bytes', '2M'] });
+    const { sessions, lastRescan } = await rig.link();
+    const load = await rig.load();
+    await rig.untilLink('keys have been renewed three times', (link) => link.sessions >= sessions + 3);
+    await stopLoad(load);
+    await rig.expectIdentical();
+    expect(await load.fio.verify()).toBeGreaterThan(0);
+    expect((await rig.link()).lastRescan).toEqual(lastRescan);
+    expect((await rig.link()).problem).toBeUndefined();
+  });
+
+  it('goes silent without an end: the primary gives it up, and both find each other when it is back', async () => {
+    const rig = await Rig.inStep({ serve: ['--window', '1G'] });
+    const { sessions, lastRescan } = await rig.link();
+    const load = await rig.load();
+    rig.proxy.stall();
+    await rig.untilLink('the silence is noticed', (link) => link.problem?.code === 'peer-timeout');
+    await rig.untilMoreOperations();
+    rig.proxy.restore();
+    await rig.untilLink('the link is back', (link) => link.sessions > sessions);
+    await stopLoad(load);
+    await rig.expectIdentical();
+    expect(await load.fio.verify()).toBeGreaterThan(0);
+    expect((await rig.link()).lastRescan).toEqual(lastRescan);
+  });
+});

@@ -1,0 +1,124 @@
+import { expect, it } from 'vitest';
+import { until } from '../support/daemon.ts';
+import { needPrograms } from '../support/peers.ts';
+import { Rig, ROUNDS, stopLoad, timeoutOf } from './rig.ts';
+
+needPrograms(
+  'a primary under load',
+  'fio',
+  'cmp',
+)(() => {
+  it(
+    'is killed and comes back: what it had answered is there, and a rescan brings the mirror back',
+    async () => {
+      const rig = await Rig.inStep();
+      for (let round = 0; round < ROUNDS; round += 1) {
+        const { primary } = rig;
+        const load = await rig.load(`kill -9 ${primary.pid}`);
+        await stopLoad(load);
+        expect((await primary.ended()).signal).toBe('SIGKILL');
+        await rig.startPrimary();
+        expect(await load.fio.verify()).toBeGreaterThan(0);
+        await rig.expectIdentical();
+        expect(await load.fio.verify()).toBeGreaterThan(0);
+        expect((await rig.link()).lastRescan?.scope).toBe('everything');
+      }
+    },
+    timeoutOf(ROUNDS),
+  );
+
+  it(
+    'is killed in the middle of a rescan under load',
+    async () => {
+      const rig = await Rig.inStep({ serve: ['--rescan-rate', '150M'] });
+      for (let round = 0; round < ROUNDS; round += 1) {
+        const killed = rig.primary;
+        await stopLoad(await rig.load(`kill -9 ${killed.pid}`));
+        await killed.ended();
+        const again = await rig.startPrimary();
+        const load = await rig.load(`kill -9 ${again.pid}`);
+        const { rescan } = await rig.untilLink('a rescan runs', (link) => link.rescan !== undefined);
+        expect(rescan?.comparedSize).toBeLessThan(rescan!.scopeSize);
+        await stopLoad(load);
+        expect((await again.ended()).signal).toBe('SIGKILL');
+        await rig.startPrimary();
+        await rig.expectIdentical();
+        expect(await load.fio.verify()).toBeGreaterThan(0);
+      }
+    },
+    timeoutOf(ROUNDS),
+  );
+
+  it(
+    'is killed at the same moment as its mirror',
+    async () => {
+      const rig = await Rig.inStep();
+      for (let round = 0; round < ROUNDS; round += 1) {
+        const { primary, mirror } = rig;
+        const load = await rig.load(`kill -9 ${primary.pid} ${mirror.pid}`);
+        await stopLoad(load);
+        expect((await primary.ended()).signal).toBe('SIGKILL');
+        expect((await mirror.ended()).signal).toBe('SIGKILL');
+        await rig.startPrimary();
+        await rig.startMirror();
+        await rig.expectIdentical();
+        expect(await load.fio.verify()).toBeGreaterThan(0);
+      }
+    },
+    timeoutOf(ROUNDS),
+  );
+
+  it(
+    'is stopped cleanly and comes back: the stream goes on, without a rescan',
+    async () => {
+      const rig = await Rig.inStep();
+      for (let round = 0; round < ROUNDS; round += 1) {
+        const { primary } = rig;
+        const load = await rig.load(`kill -TERM ${primary.pid}`);
+        await stopLoad(load);
+        expect(await primary.ended()).toEqual({ status: 0, signal: null });
+        await rig.startPrimary();
+        await rig.expectIdentical();
+        expect(await load.fio.verify()).toBeGreaterThan(0);
+        const link = await rig.link();
+        expect(link.sessions).toBe(1);
+        expect(link.lastRescan).toBeUndefined();
+      }
+    },
+    timeoutOf(ROUNDS),
+  );
+
+  it.each(['SIGKILL', 'SIGTERM'] as const)('restarts (%s) while its mirror is down', async (signal) => {
+    const rig = await Rig.inStep({ serve: ['--window', '1G'] });
+    const before = await rig.load();
+    await rig.mirror.crash();
+    await rig.untilMoreOperations();
+    await stopLoad(before);
+    rig.primary.kill(signal);
+    await rig.primary.ended();
+    await rig.startPrimary();
+    const after = await rig.load();
+    await rig.startMirror();
+    await rig.untilLink('a rescan completes under load', (link) => link.lastRescan !== undefined);
+    await stopLoad(after);
+    await rig.expectIdentical();
+    expect(await after.fio.verify()).toBeGreaterThan(0);
+    expect((await rig.link()).lastRescan?.scope).toBe('everything');
+  });
+
+  it.each(['SIGKILL', 'SIGTERM'] as const)('is down while its mirror restarts (%s)', async (signal) => {
+    const rig = await Rig.inStep();
+    const { primary, mirror } = rig;
+    const load = await rig.load(`kill -9 ${primary.pid}`);
+    await stopLoad(load);
+    await primary.ended();
+    mirror.kill(signal);
+    await mirror.ended();
+    await rig.startMirror();
+    await until(async () => (await rig.mirror.mirrorStatus()).exports[0]?.state === 'waiting', 'it waits');
+    await rig.startPrimary();
+    await rig.expectIdentical();
+    expect(await load.fio.verify()).toBeGreaterThan(0);
+    expect((await rig.link()).lastRescan?.scope).toBe('everything');
+  });
+});
