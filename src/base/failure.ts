@@ -109,6 +109,11 @@ export const FAILURES = {
     retry: 'slow',
     hint: 'The mirror holds an image of another volume under that name; move it away or choose another --export.',
   },
+  'image-missing': {
+    exit: 66,
+    retry: 'slow',
+    hint: 'Put the image back, or remove its .twin folder as well: then everything is copied anew.',
+  },
   'image-larger': {
     exit: 65,
     retry: 'slow',

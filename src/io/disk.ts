@@ -8,6 +8,11 @@
  * `not-permitted`, `not-supported`, `invalid-request`.
  */
 
+/** Device and inode of a file, for DiskIdentity and FileSystem.inodeOf. */
+export function inodeText(stat: { readonly dev: bigint; readonly ino: bigint }): string {
+  return `${stat.dev}:${stat.ino}`;
+}
+
 export interface DiskIdentity {
   /** Device and inode of the file, or of the device node. */
   readonly inode: string;
@@ -91,6 +96,8 @@ export interface FileSystem {
   /** Locks a directory for this process (flock on a file `lock` inside). `directory-busy` when taken. */
   lockDirectory(path: string): Promise<DirectoryLock>;
   exists(path: string): Promise<'file' | 'directory' | 'other' | undefined>;
+  /** Which file stands at the path now, as in DiskIdentity; undefined when there is none. */
+  inodeOf(path: string): Promise<string | undefined>;
   list(path: string): Promise<string[]>;
   remove(path: string): Promise<void>;
   /** fsync of a directory: makes creations, renames and removals in it durable. */

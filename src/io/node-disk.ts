@@ -18,7 +18,7 @@
 import fs from 'node:fs';
 import { errnoOf, Failure } from '../base/failure.ts';
 import { KIB } from '../base/units.ts';
-import type { Disk, DiskIdentity } from './disk.ts';
+import { type Disk, type DiskIdentity, inodeText } from './disk.ts';
 import { diskFailure, isUnsupported } from './disk-failure.ts';
 import { DiskZeroing, type ZeroingFacts } from './disk-zeroing.ts';
 import { InlinePace } from './inline-pace.ts';
@@ -184,7 +184,7 @@ export class NodeDisk implements Disk {
       }),
     );
     return {
-      inode: `${stat.dev}:${stat.ino}`,
+      inode: inodeText(stat),
       size: this.#size,
       modifiedNs: this.kind === 'file' ? stat.mtimeNs : 0n,
     };

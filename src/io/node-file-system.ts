@@ -2,7 +2,7 @@
 import fs from 'node:fs/promises';
 import nodePath from 'node:path';
 import { errnoOf, Failure, type FailureCode, messageOf } from '../base/failure.ts';
-import type { DirectoryLock, Disk, FileSystem, OpenOptions } from './disk.ts';
+import { type DirectoryLock, type Disk, type FileSystem, inodeText, type OpenOptions } from './disk.ts';
 import { tryLock } from './libc.ts';
 import type { NodeDisk } from './node-disk.ts';
 import { openNodeDisk, openNodeState } from './node-open-disk.ts';
@@ -126,6 +126,17 @@ class NodeFileSystem implements FileSystem {
       const stat = await fs.stat(path);
       if (stat.isFile()) return 'file';
       return stat.isDirectory() ? 'directory' : 'other';
+    } catch (error) {
+      const errno = errnoOf(error);
+      if (errno === 'ENOENT' || errno === 'ENOTDIR') return undefined;
+      throw failure('disk-unreadable', path, error);
+    }
+  }
+
+  async inodeOf(path: string): Promise<string | undefined> {
+    try {
+      const stat = await fs.stat(path, { bigint: true });
+      return inodeText(stat);
     } catch (error) {
       const errno = errnoOf(error);
       if (errno === 'ENOENT' || errno === 'ENOTDIR') return undefined;

@@ -166,7 +166,13 @@ export class MirrorExport {
       owner.channel.refuse(new Failure('mirror-shutting-down', 'the mirror is stopping'));
       await owner.gone;
     }
-    await this.#image?.close();
+    try {
+      await this.#image?.close();
+    } catch (error) {
+      // The other exports are closed all the same; the next start takes this for an unclean stop.
+      const reason = asMirrorFailure(error);
+      this.#log.error({ code: reason.code }, `the image could not be closed cleanly: ${reason.message}`);
+    }
     this.#image = undefined;
   }
 
@@ -185,6 +191,11 @@ export class MirrorExport {
       }
       previous.channel.destroy(new Failure('connection-lost', 'a newer session of the same primary took over'));
       await previous.gone;
+    }
+    if (this.#image !== undefined && !(await this.#image.isInPlace())) {
+      const gone = this.#image;
+      this.#image = undefined;
+      await gone.abandon();
     }
     this.#image ??= await MirrorImage.open(this.#world, this.#log, this.#directory, this.name);
     const image = this.#image;

@@ -60,7 +60,7 @@ export class MirrorImage {
 
   /**
    * Opens an image that is there; undefined when neither image nor state exist.
-   * Failures: `image-foreign` for an image without state, `state-corrupt`, `disk-busy`, and those of the disk.
+   * Failures: `image-foreign` for an image without state, `image-missing` for the reverse, `state-corrupt`, `disk-busy`, and those of the disk.
    */
   static async open(world: World, log: Log, directory: string, name: string): Promise<MirrorImage | undefined> {
     const path = imagePath(directory, name);
@@ -76,7 +76,7 @@ export class MirrorImage {
       await file.close();
       // The power went while it was being created: there was never anything in it.
       if (!seeded) return undefined;
-      throw new Failure('image-foreign', `${path} is missing while its state in ${path}.twin is there`);
+      throw new Failure('image-missing', `${path} is gone while its state in ${path}.twin is there`);
     }
     let disk: Disk;
     try {
@@ -226,9 +226,30 @@ export class MirrorImage {
     return this.#sync();
   }
 
-  /** Makes what is applied durable and writes the position down. */
+  /** False when the image or its state was deleted, moved or replaced under our hands: what we write goes nowhere. */
+  async isInPlace(): Promise<boolean> {
+    const { path } = this.disk;
+    const [inode, state, identity] = await Promise.all([
+      this.#world.files.inodeOf(path),
+      this.#world.files.exists(`${path}.twin/${MIRROR_STATE_NAME}`),
+      this.disk.identity(),
+    ]);
+    return inode === identity.inode && state === 'file';
+  }
+
+  /** Lets go of an image that is not in place. Whatever stands there later is compared whole. */
+  async abandon(): Promise<void> {
+    try {
+      await this.#distrust();
+    } finally {
+      await this.#release();
+    }
+  }
+
+  /** Makes what is applied durable and writes the position down. Failure: `image-missing`, and those of the disk. */
   async record(): Promise<void> {
     if (this.#durable < this.#applied) await this.#sync();
+    await this.#checkInPlace();
     const durable = this.#durable;
     await this.#patch({ recorded: durable });
     this.#wroteDown(durable);
@@ -241,6 +262,7 @@ export class MirrorImage {
   async checkpoint(number: number, sequence: number, complete: boolean): Promise<void> {
     this.setApplied(sequence);
     await this.#sync();
+    await this.#checkInPlace();
     const durable = this.#durable;
     await this.#patch({
       recorded: durable,
@@ -266,6 +288,11 @@ export class MirrorImage {
     }
   }
 
+  async #checkInPlace(): Promise<void> {
+    if (await this.isInPlace()) return;
+    throw new Failure('image-missing', `${this.disk.path} or its state was deleted, moved or replaced while in use`);
+  }
+
   async #release(): Promise<void> {
     await this.#file.close();
     await this.disk.close();
@@ -288,6 +315,10 @@ export class MirrorImage {
     if (!this.#state.clean) return;
     if (sameIdentity(this.#state.identity, await this.disk.identity())) return;
     log.warn({ image: path }, 'the image was changed while no mirror was running: everything will be compared');
+    await this.#distrust();
+  }
+
+  async #distrust(): Promise<void> {
     this.#applied = 0;
     this.#durable = 0;
     this.#recorded = 0;

@@ -139,6 +139,7 @@ export function faultyFiles(faults: Faults): FileSystem {
     makeDirectory: (path) => nodeFileSystem.makeDirectory(path),
     lockDirectory: (path) => nodeFileSystem.lockDirectory(path),
     exists: (path) => nodeFileSystem.exists(path),
+    inodeOf: (path) => nodeFileSystem.inodeOf(path),
     list: (path) => nodeFileSystem.list(path),
     remove: (path) => nodeFileSystem.remove(path),
     syncDirectory: (path) => nodeFileSystem.syncDirectory(path),

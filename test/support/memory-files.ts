@@ -160,6 +160,10 @@ export class MemoryFiles implements FileSystem {
     return [...this.#directories, ...this.#files.keys()].some(inside) ? 'directory' : undefined;
   }
 
+  async inodeOf(path: string): Promise<string | undefined> {
+    return this.#files.get(path)?.inode;
+  }
+
   async list(path: string): Promise<string[]> {
     this.hook?.('list', path);
     const names = new Set<string>();

@@ -68,7 +68,7 @@ describe('an image that is opened', () => {
     const { world, image } = await imageInStep();
     await image.close();
     await world.files.remove(IMAGE);
-    await expect(reopen(world)).rejects.toEqual(failed('image-foreign'));
+    await expect(reopen(world)).rejects.toEqual(failed('image-missing'));
     expect(world.files.openCount).toBe(0);
   });
 
