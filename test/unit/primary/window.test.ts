@@ -197,7 +197,7 @@ describe('the window', () => {
           lengths.most = Math.max(lengths.most, model.entries.length);
         });
       }),
-      { numRuns: 60 },
+      { numRuns: 30 },
     );
     expect(lengths.most).toBeGreaterThan(15);
   });
