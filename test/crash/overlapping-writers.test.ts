@@ -28,7 +28,7 @@ needPrograms(
         pauseMs: 1,
       });
       const written = await runOverlappingWriters({
-        uri: `nbd+unix:///?socket=${socket}`,
+        uri: rig.uri,
         count: 4,
         size: REGION_SIZE,
         runtimeMs: RUNTIME_MS,

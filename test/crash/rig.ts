@@ -28,6 +28,8 @@ const NOISE_SIZE = DISK_SIZE - NOISE_OFFSET;
 const LOAD_OPERATIONS = 300;
 
 export interface RigOptions {
+  /** Of the disk; `load` needs the one that is there without it. */
+  readonly size?: number;
   /** More arguments of `nbdtwin serve`. */
   readonly serve?: readonly string[];
 }
@@ -51,7 +53,7 @@ export class Rig {
 
   /** Both sides run and are in step. */
   static async inStep(options: RigOptions = {}): Promise<Rig> {
-    const twin = new Twin({ size: DISK_SIZE, socket: true, serve: options.serve ?? [] });
+    const twin = new Twin({ size: options.size ?? DISK_SIZE, socket: true, serve: options.serve ?? [] });
     const proxy = await LinkProxy.open(() => twin.mirror.address.port);
     onTestFinished(() => proxy.close());
     const rig = new Rig(twin, proxy);
@@ -60,6 +62,11 @@ export class Rig {
     await rig.startPrimary();
     await rig.expectIdentical();
     return rig;
+  }
+
+  /** Of the disk, for NBD clients. */
+  get uri(): string {
+    return `nbd+unix:///?socket=${this.twin.socket}`;
   }
 
   get primary(): Daemon {
@@ -95,7 +102,7 @@ export class Rig {
     const fio = FioLoad.start(
       {
         folder,
-        uri: `nbd+unix:///?socket=${socket}`,
+        uri: this.uri,
         size: FIO_SIZE,
         jobs: FIO_JOBS,
         rate: FIO_RATE,
@@ -112,6 +119,13 @@ export class Rig {
   async untilMoreOperations(): Promise<void> {
     const start = await this.#operations();
     await until(async () => (await this.#operations()) >= start + LOAD_OPERATIONS, 'the load goes on');
+  }
+
+  /** Waits until the primary has done so many operations more than now, of whomever. */
+  async untilMoreThan(count: number): Promise<void> {
+    const sequence = async (): Promise<number> => (await this.primary.serveStatus()).replication!.sequence;
+    const start = await sequence();
+    await until(async () => (await sequence()) > start + count, 'the disk is written');
   }
 
   /** The state of the link, as `nbdtwin status --json` has it. */

@@ -1,58 +1,15 @@
-import { createHash } from 'node:crypto';
-import { readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
-import { dirname, join, relative } from 'node:path';
+import { rmSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { MIB } from '../../src/base/units.ts';
 import { BlockDevice } from '../support/block-device.ts';
+import { checksums, EXT4, expectFiles, type FileSystem, XFS } from '../support/file-system.ts';
 import { needPrograms } from '../support/peers.ts';
 import { runProgram } from '../support/run-program.ts';
 import { type Serving, startPair, startPlain } from '../support/serving.ts';
 
 const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
-
-interface FileSystem {
-  readonly size: number;
-  readonly make: readonly [string, ...string[]];
-  /** Mount options that leave the journal alone. */
-  readonly asIs: readonly string[];
-  /** Checks a device or an image without changing it; ends with 0 when nothing at all is wrong. */
-  readonly check: readonly [string, ...string[]];
-}
-
-const EXT4: FileSystem = {
-  size: 96 * MIB,
-  make: ['mkfs.ext4', '-q', '-E', 'nodiscard'],
-  asIs: ['-o', 'ro,noload'],
-  check: ['e2fsck', '-f', '-n'],
-};
-
-const XFS: FileSystem = {
-  size: 320 * MIB,
-  make: ['mkfs.xfs', '-q', '-K'],
-  asIs: ['-o', 'ro,norecovery'],
-  check: ['xfs_repair', '-n'],
-};
-
-/** Path to checksum of every file below a folder. */
-function checksums(folder: string): Map<string, string> {
-  const sums = new Map<string, string>();
-  for (const entry of readdirSync(folder, { recursive: true, withFileTypes: true })) {
-    if (!entry.isFile()) continue;
-    const path = join(entry.parentPath, entry.name);
-    sums.set(relative(folder, path), createHash('sha256').update(readFileSync(path)).digest('hex'));
-  }
-  return sums;
-}
-
-async function expectFiles(image: string, { asIs, check }: FileSystem, files: Map<string, string>): Promise<void> {
-  const device = await BlockDevice.ofImage(image);
-  const [program, ...args] = check;
-  await runProgram(program, [...args, device.path]);
-  const point = await device.mount(asIs);
-  expect(checksums(point)).toEqual(files);
-  await device.detach();
-}
 
 /** Uses a disk as people do, and looks at what is left afterwards without the server in between. */
 async function useDisk(serving: Serving, fileSystem: FileSystem): Promise<Map<string, string>> {

@@ -48,6 +48,13 @@ export class BlockDevice {
     return BlockDevice.#loop(image, ['--read-only'], temporaryFolder(), undo);
   }
 
+  /** An image as a device, to be changed: a copy, of which nobody else knows. */
+  static async ofCopy(image: string): Promise<BlockDevice> {
+    const undo: (() => Promise<unknown>)[] = [];
+    onTestFinished(() => undoAll(undo));
+    return BlockDevice.#loop(image, [], temporaryFolder(), undo);
+  }
+
   static async #loop(
     file: string,
     options: readonly string[],
