@@ -46,6 +46,14 @@ class ScriptedStream implements ByteStream {
     this.calls.push('end');
   }
 
+  undeliveredSize(): number {
+    return 0;
+  }
+
+  peerGone(): boolean {
+    return this.calls.includes('destroy');
+  }
+
   destroy(): void {
     if (!this.calls.includes('destroy')) this.calls.push('destroy');
   }
