@@ -102,4 +102,19 @@ needPrograms(
     expect(await load.fio.verify()).toBeGreaterThan(0);
     expect((await rig.link()).lastRescan).toEqual(lastRescan);
   });
+
+  it.each(['primary', 'mirror'] as const)('is silent when the %s is asked to stop, which it does', async (side) => {
+    const rig = await Rig.inStep({ serve: ['--window', '1G', '--drain-timeout', '1s'] });
+    const load = await rig.load();
+    rig.proxy.stall();
+    await rig.untilMoreOperations();
+    await stopLoad(load);
+    expect((await rig.link()).lag.operations).toBeGreaterThan(0);
+    expect(await rig[side].stop()).toEqual({ status: 0, signal: null });
+    rig.proxy.restore();
+    if (side === 'primary') await rig.startPrimary();
+    else await rig.startMirror();
+    await rig.expectIdentical();
+    expect(await load.fio.verify()).toBeGreaterThan(0);
+  });
 });
