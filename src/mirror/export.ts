@@ -109,11 +109,13 @@ export class MirrorExport {
         begin.kind === BeginKind.CATCH_UP ? 'the stream goes on' : 'a rescan begins',
       );
       const reason = await session.run();
-      if (reason !== undefined && reason.code !== 'connection-lost') this.#problem = reason;
-      this.#log.info(
-        { primary: channel.peerName, applied: image.applied, reason: reason?.message },
-        'the session ended',
-      );
+      const fields = { primary: channel.peerName, applied: image.applied, code: reason?.code, reason: reason?.message };
+      if (reason === undefined || reason.code === 'connection-lost') {
+        this.#log.info(fields, 'the session ended');
+      } else {
+        this.#problem = reason;
+        this.#log.warn(fields, 'the session ended');
+      }
     } catch (error) {
       this.#refuse(channel, error);
     } finally {

@@ -15,7 +15,7 @@ import { encodeFrame, type Frame, FrameType } from '../link/frame.ts';
 import { encodeAck, type Hello } from '../link/messages.ts';
 import { RescanTarget } from '../rescan/target.ts';
 import { Applier, checkOperation } from './applier.ts';
-import type { MirrorImage } from './image.ts';
+import { asMirrorFailure, type MirrorImage } from './image.ts';
 
 export const BACKLOG_SIZE_MAX = 32 * MIB;
 const RECORD_INTERVAL_MS = 200;
@@ -115,7 +115,11 @@ export class MirrorSession {
     await this.#applier.finish();
     await this.#recording;
     // The primary may be gone for good: what was applied should not depend on our own luck as well.
-    if (this.#failure === undefined) await this.#image.record().catch((error: unknown) => this.#applier.abort(error));
+    if (this.#failure === undefined) {
+      await this.#image.record().catch((error: unknown) => {
+        this.#failure = asMirrorFailure(error);
+      });
+    }
     return this.#failure ?? reason;
   }
 
