@@ -110,7 +110,7 @@ export class MirrorExport {
       );
       const reason = await session.run();
       const fields = { primary: channel.peerName, applied: image.applied, code: reason?.code, reason: reason?.message };
-      if (reason === undefined || reason.code === 'connection-lost') {
+      if (reason === undefined || reason.code === 'connection-lost' || reason.code === 'mirror-shutting-down') {
         this.#log.info(fields, 'the session ended');
       } else {
         this.#problem = reason;
