@@ -138,7 +138,7 @@ export const FAILURES = {
   'state-corrupt': {
     exit: 65,
     retry: 'never',
-    hint: 'Restore the .twin folder, or remove it: everything will be compared again.',
+    hint: 'Restore the .twin folder from a backup. Without it this is a new volume: also move the image on the mirror away.',
   },
   'state-unwritable': { exit: 73, retry: 'never', hint: 'Check permissions and free space of the state directory.' },
   'directory-missing': { exit: 66, retry: 'never', hint: 'Make the directory, or correct the path.' },

@@ -53,6 +53,8 @@ export class MirrorExport {
   #owner: Owner | undefined;
   #opening: Promise<unknown> = Promise.resolve();
   #problem: Failure | undefined;
+  /** The last session that was opened, the present one or one that has ended: what the primary said there stays true. */
+  #lastSession: MirrorSession | undefined;
   #closed = false;
 
   constructor(world: World, log: Log, directory: string, name: string, admission: Admission) {
@@ -103,6 +105,7 @@ export class MirrorExport {
         leaveQueue = undefined;
       });
       owner.session = session;
+      this.#lastSession = session;
       this.#problem = undefined;
       this.#log.info(
         { primary: channel.peerName, kind: KIND_NAMES[begin.kind], after: begin.sequence },
@@ -152,8 +155,8 @@ export class MirrorExport {
       state: this.#stateName(image, session),
       consistent: image?.consistent ?? false,
       ...positions,
-      lastMessageAgeMs: session?.lastMessageAgeMs,
-      lag: session?.lag ?? { operations: 0, bytes: 0 },
+      lastMessageAgeMs: this.#lastSession?.lastMessageAgeMs,
+      lag: this.#lastSession?.lag,
       primary: this.#owner?.channel.peerName,
       problem,
     };

@@ -85,10 +85,11 @@ export class MirrorSession {
     return this.#world.clock.nowMs() - this.#lastMessageMs;
   }
 
-  /** What the primary had beyond us when it last said something. */
+  /** What the primary had beyond us when it last said something, less what has come since. */
   get lag(): { operations: number; bytes: number } {
     const operations = Math.max(0, Math.max(this.#primarySequence, this.#received) - this.#image.applied);
-    return { operations, bytes: this.#primaryUnsentSize + this.#applier.backlogSize };
+    const bytes = operations === 0 ? 0 : this.#primaryUnsentSize + this.#applier.backlogSize;
+    return { operations, bytes };
   }
 
   /**
@@ -137,6 +138,7 @@ export class MirrorSession {
       case FrameType.CHECKPOINT:
         this.#received = Math.max(this.#received, frame.sequence);
         this.#sinceRecordSize += frame.payload.length;
+        this.#primaryUnsentSize = Math.max(0, this.#primaryUnsentSize - frame.payload.length);
         break;
       default:
         break;

@@ -17,9 +17,13 @@ export interface MirrorExportStatus {
   readonly applied: number;
   readonly durable: number;
   readonly recorded: number;
-  /** Milliseconds since the last message from the primary; undefined when none came since the start. */
+  /** Milliseconds since the last message from the primary; undefined when none came since this process started. */
   readonly lastMessageAgeMs: number | undefined;
-  readonly lag: { readonly operations: number; readonly bytes: number };
+  /**
+   * What the primary had beyond `applied` as of that message: what is lost if it is gone. Undefined when none came since
+   * this process started. Bytes of zeroes are not counted.
+   */
+  readonly lag: { readonly operations: number; readonly bytes: number } | undefined;
   /** Address of the primary that is connected. */
   readonly primary: string | undefined;
   readonly problem: { readonly code: string; readonly message: string; readonly hint: string } | undefined;

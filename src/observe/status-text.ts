@@ -113,17 +113,24 @@ function mirrorText(status: MirrorDaemonStatus, paint: Paint): string[] {
 
 function mirrorExportText(entry: MirrorExportStatus, paint: Paint): string[] {
   const heard =
-    entry.lastMessageAgeMs === undefined ? 'not since the start' : `${formatDuration(entry.lastMessageAgeMs)} ago`;
+    entry.lastMessageAgeMs === undefined ? 'never since the start' : `${formatDuration(entry.lastMessageAgeMs)} ago`;
   const pairs: Pair[] = [
     ['image', `${entry.image}, ${formatSize(entry.size)}`],
     ['content', entry.consistent ? 'consistent' : paint.busy('being filled: not consistent until this is done')],
     ['primary', `${entry.primary ?? 'not connected'}, last heard ${heard}`],
-    ['lag', `${plural(entry.lag.operations, 'operation')}, ${formatSize(entry.lag.bytes)}`],
+    ['lag', mirrorLagText(entry)],
     ['position', positionText(entry)],
     ...problemPairs(entry.problem, '', paint),
   ];
   const state = stateColour(entry.state, paint)(entry.state);
   return [`  ${paint.strong(entry.name)}  ${state}`, ...faintLabels(pairs, '    ', paint)];
+}
+
+/** What the primary had beyond this image, as far as it has said. */
+function mirrorLagText(entry: MirrorExportStatus): string {
+  if (entry.lag === undefined) return 'unknown: no primary since the start';
+  const lag = `${plural(entry.lag.operations, 'operation')}, ${formatSize(entry.lag.bytes)}`;
+  return entry.primary === undefined ? `at least ${lag}, when last heard` : lag;
 }
 
 function problemPairs(problem: MirrorLinkStatus['problem'], addition: string, paint: Paint): Pair[] {

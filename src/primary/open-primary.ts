@@ -62,7 +62,11 @@ async function openState(
       { disk: options.disk.path },
       'the disk was changed while it was not being served: everything will be compared',
     );
-  else log.info({ disk: options.disk.path }, 'the last stop was not clean: everything will be compared');
+  else
+    log.info(
+      { disk: options.disk.path },
+      'the last stop was not clean, or the mirror was not in step then: everything will be compared',
+    );
   // A process that died may have left pages in the cache that a failed sync had lost.
   await options.disk.sync();
   await options.disk.dropCache();
@@ -147,6 +151,10 @@ function start(
       // match and everything is compared. With marks, or after a failed sync, nothing can be vouched for.
       if (vouched && replica.keeping && replica.marks.count === 0 && replica.marks.unreadableSize === 0) {
         await file.write({ ...file.state, clean: true, sequence: ledger.sequence, checkpoint: numbers.last, identity });
+      }
+      const { lag, mirror } = link.status();
+      if (lag.operations > 0 || replica.marks.count > 0) {
+        log.warn({ mirror, ...lag }, 'stopped while the mirror was not in step: the next start compares everything');
       }
       await file.close();
       await release();

@@ -115,7 +115,7 @@ export class PrimarySession {
       frame: (frame) => this.#frame(frame),
       drain: () => this.#sender.drained(),
       closed: (reason) => this.#closed(reason),
-      pingValues: () => ({ sequence: this.#replica.sequence, length: this.#replica.window.unappliedSize }),
+      pingValues: () => ({ sequence: this.#replica.sequence, length: this.#replica.window.unsentSize }),
     });
     const rescanned = scope === undefined ? Promise.resolve() : this.#runRescan(scope);
     this.#sender.schedule();

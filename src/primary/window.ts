@@ -79,6 +79,13 @@ export class Window {
     return this.#unsent < this.#entries.length;
   }
 
+  /** Bytes of operations that have not been handed to the stream. */
+  get unsentSize(): number {
+    const next = this.#entries[this.#unsent];
+    if (next === undefined) return 0;
+    return this.#throughSize - next.throughSize + (next.remark ? 0 : next.length);
+  }
+
   /** Bytes of operations that the mirror has not applied. */
   get unappliedSize(): number {
     return this.#throughSize - this.#appliedThroughSize;

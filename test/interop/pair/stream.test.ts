@@ -99,3 +99,23 @@ test('the keys of the link are renewed under load, and nothing is lost', async (
   await pair.untilInStep();
   pair.expectIdentical();
 });
+
+test('a mirror whose primary has died still tells what it lacked, as far as it knows', async () => {
+  const pair = await Pair.inStep({ primary: { windowSize: 64 * MIB } });
+  pair.proxy.rate = 2 * MIB;
+  for (let index = 0; index < 192; index += 1) await pair.write(index * 64 * KIB, randomBytes(64 * KIB));
+  const lagOfMirror = () => pair.mirror!.status().exports[0]!.lag;
+  await pair.until('the mirror knows that it lags', () => (lagOfMirror()?.operations ?? 0) > 32);
+  pair.proxy.cut();
+  await pair.until('the mirror has noticed', () => pair.mirror!.status().exports[0]!.primary === undefined);
+  const status = pair.mirror!.status().exports[0]!;
+  expect(status.consistent).toBe(true);
+  expect(status.lag!.operations).toBeGreaterThan(0);
+  expect(status.lag!.operations).toBeLessThanOrEqual(pair.primary!.status().sequence - status.applied);
+  expect(status.lag!.bytes).toBeGreaterThan(0);
+  expect(status.lastMessageAgeMs).toBeGreaterThanOrEqual(0);
+  pair.proxy.rate = undefined;
+  pair.proxy.restore();
+  await pair.untilInStep();
+  pair.expectIdentical();
+});
