@@ -30,7 +30,7 @@ needPrograms(
   it(
     'is killed in the middle of a rescan under load',
     async () => {
-      const rig = await Rig.inStep({ serve: ['--rescan-rate', '150M'] });
+      const rig = await Rig.inStep({ serve: ['--rescan-rate', '60M'] });
       for (let round = 0; round < ROUNDS; round += 1) {
         const killed = rig.primary;
         await stopLoad(await rig.load(`kill -9 ${killed.pid}`));
