@@ -3,10 +3,10 @@ import type { Command } from 'commander';
 import { Failure } from '../base/failure.ts';
 import { activationSockets } from '../daemon/activation.ts';
 import { type Address, LINK_PORT, parseTcpAddress } from '../daemon/address.ts';
-import { addLogOption, addSecretOptions, type LogFlags, type SecretFlags, secretSources } from './options.ts';
+import { addProcessOptions, addSecretOptions, type ProcessFlags, type SecretFlags, secretSources } from './options.ts';
 import { runDaemon } from './run-daemon.ts';
 
-interface MirrorFlags extends SecretFlags, LogFlags {
+interface MirrorFlags extends SecretFlags, ProcessFlags {
   readonly listen?: string;
 }
 
@@ -33,7 +33,7 @@ export function addMirror(program: Command): void {
     )
     .argument('<dir>', 'directory of the images; must exist')
     .option('--listen <host:port>', `address of the link (default: "0.0.0.0:${LINK_PORT}"); port 0 picks one`);
-  addLogOption(addSecretOptions(command))
+  addProcessOptions(addSecretOptions(command))
     .addHelpText('after', EXAMPLES)
     .action(async (directory: string, flags: MirrorFlags) => {
       const config = { directory, listen: listenAddress(flags), secret: secretSources(flags) };

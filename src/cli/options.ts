@@ -62,14 +62,16 @@ export function secretSources(flags: SecretFlags): SecretSources {
   return { file: flags.secretFile, flag: flags.secret, environment };
 }
 
-export interface LogFlags {
+/** Of a process that serves. */
+export interface ProcessFlags {
   readonly logLevel: LogLevel;
+  readonly stopWithStdin?: boolean;
 }
 
-export function addLogOption(command: Command): Command {
-  return command.addOption(
-    new Option('--log-level <level>', 'how much is logged, to stderr').choices(LOG_LEVELS).default('info'),
-  );
+export function addProcessOptions(command: Command): Command {
+  return command
+    .addOption(new Option('--log-level <level>', 'how much is logged, to stderr').choices(LOG_LEVELS).default('info'))
+    .option('--stop-with-stdin', 'stop when stdin ends, as it does when the program at its other end dies');
 }
 
 function within(value: number, min: number, max: number, what: string): number {

@@ -4,6 +4,7 @@ import { Command, CommanderError } from 'commander';
 import { FAILURES, isFailure, messageOf } from '../base/failure.ts';
 import { VERSION } from '../daemon/version.ts';
 import { addAttach, addDetach } from './attach.ts';
+import { endWithOutput } from './closed-output.ts';
 import { addDemo } from './demo.ts';
 import { addMirror } from './mirror.ts';
 import { addSecret } from './secret.ts';
@@ -26,9 +27,14 @@ To see it at work on this machine: nbdtwin demo
 Exit status: 0 success, 1 \`verify\` found differences, 64 wrong usage, 66 something is missing, 69 not reachable or not
 running, 70 internal error, 73 cannot create, 74 I/O error, 75 busy, 76 protocol, 77 no permission, 78 configuration.`;
 
+/** Commands that go on, or clean up, when their output is closed. */
+const CLEANING = new Set(['serve', 'mirror', 'demo']);
+
 /** Runs a command line, without the program's name. Returns the exit status; errors were told on stderr. */
 export async function runCommandLine(args: readonly string[]): Promise<number> {
   const program = createProgram();
+  // What cannot be told to anybody must not become an internal error.
+  process.stderr.on('error', () => {});
   try {
     if (args.length === 0) program.outputHelp({ error: true });
     else await program.parseAsync(args, { from: 'user' });
@@ -46,7 +52,10 @@ function createProgram(): Command {
     .configureHelp({ sortSubcommands: false, showGlobalOptions: false })
     .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'nbdtwin: ')) })
     .showHelpAfterError('`nbdtwin help COMMAND` shows what is possible.')
-    .exitOverride();
+    .exitOverride()
+    .hook('preAction', (_, command) => {
+      if (!CLEANING.has(command.name())) endWithOutput();
+    });
   // Commands inherit these settings when they are added.
   for (const add of [addServe, addMirror, addStatus, addVerify, addSecret, addAttach, addDetach, addDemo]) add(program);
   return program;

@@ -6,10 +6,10 @@ import { activationSockets } from '../daemon/activation.ts';
 import { type Address, LINK_PORT, NBD_PORT, parseSocketPath, parseTcpAddress } from '../daemon/address.ts';
 import type { NbdTlsConfig, ServeConfig } from '../daemon/config.ts';
 import {
-  addLogOption,
+  addProcessOptions,
   addSecretOptions,
   collect,
-  type LogFlags,
+  type ProcessFlags,
   parseDuration,
   parseRate,
   type SecretFlags,
@@ -18,13 +18,13 @@ import {
 } from './options.ts';
 import { runDaemon } from './run-daemon.ts';
 
-interface ServeFlags extends SecretFlags, LogFlags {
+interface ServeFlags extends SecretFlags, ProcessFlags {
   readonly mirror?: string;
   readonly identity?: string;
   readonly export?: string;
   readonly description?: string;
-  /** False with --no-listen. */
-  readonly listen?: string[] | false;
+  readonly listen?: string[];
+  readonly noListen?: boolean;
   readonly socket?: string[];
   readonly readOnly?: boolean;
   readonly create?: boolean;
@@ -46,7 +46,7 @@ interface ServeFlags extends SecretFlags, LogFlags {
 const EXAMPLES = `
 Examples:
   A disk of 10 GiB, made on the spot and replicated to another host:
-    nbdtwin secret new > twin.key && chmod 600 twin.key
+    (umask 077; nbdtwin secret new > twin.key)
     nbdtwin serve disk.img --create --size 10G --mirror backup.example --secret-file twin.key
 
   A partition, on a unix socket only:
@@ -57,7 +57,9 @@ Examples:
     nbdtwin serve disk.img --listen 0.0.0.0:${NBD_PORT} --tls-psk-file clients.psk
 
 Clients attach with \`nbdtwin attach\`, nbd-client, qemu, libnbd and others. When it listens, one line that starts with
-\`nbdtwin serve: ready\` and names the addresses is written to stdout. SIGTERM stops cleanly, a second one at once.`;
+\`nbdtwin serve: ready\` and names the addresses is written to stdout.
+
+SIGTERM and SIGINT stop cleanly, once more at once. SIGHUP is ignored: the disk stays served when the terminal closes.`;
 
 export function addServe(program: Command): void {
   const command = program
@@ -101,11 +103,11 @@ export function addServe(program: Command): void {
     .option('--size <size>', 'with --create, such as 10G', sizeParser(512, Number.MAX_SAFE_INTEGER))
     .optionsGroup('Clients:')
     .option(
-      '--listen <host:port>',
+      '--listen <host[:port]>',
       `TCP address for NBD clients, may be repeated; 127.0.0.1:${NBD_PORT} unless given; port 0 picks one`,
       collect(String),
     )
-    .option('--no-listen', 'no TCP')
+    .addOption(noListenOption())
     .option('--socket <path>', 'unix socket for NBD clients, may be repeated', collect(String))
     .addOption(
       new Option('--tls <mode>', 'TLS for NBD clients; require when one of the following is given, else off').choices([
@@ -124,7 +126,7 @@ export function addServe(program: Command): void {
         .argParser(parseDuration)
         .default(10_000, '10s'),
     );
-  addLogOption(command)
+  addProcessOptions(command)
     .addHelpText('after', EXAMPLES)
     .action(async (disk: string, flags: ServeFlags) => {
       const config = serveConfig(disk, flags);
@@ -180,13 +182,28 @@ function serveConfig(disk: string, flags: ServeFlags): ServeConfig {
   };
 }
 
+/** A flag of its own: for commander it would be `--listen` with the value false, and the last of both would win. */
+function noListenOption(): Option {
+  const option = new Option('--no-listen', 'no TCP');
+  option.negate = false;
+  return option;
+}
+
 /** Sockets from systemd replace the default address, not those that are asked for. */
 function listenAddresses(flags: ServeFlags): Address[] {
   const handedOver = activationSockets(process.env, process.pid);
   const sockets = (flags.socket ?? []).map(parseSocketPath);
-  const asked = flags.listen === false ? [] : (flags.listen ?? []);
-  const byDefault = flags.listen === undefined && handedOver.length === 0 ? [`127.0.0.1:${NBD_PORT}`] : [];
-  const addresses = [...[...asked, ...byDefault].map((text) => parseTcpAddress(text)), ...sockets, ...handedOver];
+  const asked = flags.listen ?? [];
+  if (flags.noListen === true && asked.length > 0) {
+    throw new Failure('usage', '--listen and --no-listen contradict each other');
+  }
+  const replaced = flags.noListen === true || asked.length > 0 || handedOver.length > 0;
+  const byDefault = replaced ? [] : [`127.0.0.1:${NBD_PORT}`];
+  const addresses = [
+    ...[...asked, ...byDefault].map((text) => parseTcpAddress(text, NBD_PORT)),
+    ...sockets,
+    ...handedOver,
+  ];
   if (addresses.length === 0) throw new Failure('usage', '--no-listen without --socket: clients could not connect');
   return addresses;
 }

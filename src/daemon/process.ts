@@ -4,8 +4,11 @@
  * | event                      | effect                                                                          |
  * | -------------------------- | ------------------------------------------------------------------------------- |
  * | SIGTERM, SIGINT            | clean stop: drains clients and mirror; exit 0                                   |
- * | the same once more         | exits at once, 128 + signal; the next start finds an unclean stop and compares  |
+ * | stdin ends                 | the same, when started with --stop-with-stdin                                   |
+ * | a signal within 0.5 s      | ignored: `timeout` and others signal the process and then its group             |
+ * | a signal after that        | exits at once, 128 + signal; the next start finds an unclean stop and compares  |
  * | SIGHUP                     | ignored: the disk stays served when the terminal goes away                      |
+ * | SIGUSR1                    | ignored: Node would open its debugger to every user of this host                |
  * | broken invariant, any bug  | logged, exits at once with 70: going on could destroy data                      |
  * | stdout or stderr closed    | ignored                                                                         |
  */
@@ -13,6 +16,7 @@ import { constants } from 'node:os';
 import process from 'node:process';
 import type { Log } from '../base/log.ts';
 import type { ControlServer } from '../control/server.ts';
+import { systemClock } from '../io/clock.ts';
 import { LineSink } from '../io/line-sink.ts';
 import { type NodeWorld, nodeWorld } from '../io/node-world.ts';
 import type { LogLevel } from '../observe/log-level.ts';
@@ -24,13 +28,19 @@ import type { Running } from './running.ts';
 const EXIT_BUG = 70;
 
 const STOP_SIGNALS = ['SIGTERM', 'SIGINT'] as const;
+const IGNORED_SIGNALS = ['SIGHUP', 'SIGUSR1'] as const;
 
 /** Starts a primary or a mirror. */
 export type StartDaemon = (world: NodeWorld, log: Log) => Promise<Running>;
 
-interface LogOptions {
+/** A signal this soon after the first one is the same request, sent twice. */
+export const REPEATED_SIGNAL_MS = 500;
+
+interface ProcessOptions {
   readonly level: LogLevel;
   readonly pretty: boolean;
+  /** Stop when stdin ends, as it does when the process at its other end dies. */
+  readonly stopWithStdin: boolean;
 }
 
 const STDERR = 2;
@@ -39,13 +49,13 @@ const STDERR = 2;
  * Starts, writes the ready line to stdout, serves until a signal asks to stop. Resolves after a clean stop. Failures:
  * those of `start` and of the stop.
  */
-export async function runProcess(options: LogOptions, start: StartDaemon): Promise<void> {
+export async function runProcess(options: ProcessOptions, start: StartDaemon): Promise<void> {
   const sink = new LineSink(STDERR);
   const log = await openLog({ ...options, write: (line) => sink.write(line) });
   exitOnBugs(log, sink);
   ignoreClosedOutput();
-  process.on('SIGHUP', () => log.info({}, 'SIGHUP ignored'));
-  const stopAsked = stopRequest(log, sink);
+  for (const signal of IGNORED_SIGNALS) process.on(signal, () => log.info({}, `${signal} ignored`));
+  const stopAsked = stopRequest(log, sink, options.stopWithStdin);
   try {
     await serveUntil(stopAsked, log, start);
   } finally {
@@ -53,7 +63,7 @@ export async function runProcess(options: LogOptions, start: StartDaemon): Promi
   }
 }
 
-async function serveUntil(stopAsked: Promise<NodeJS.Signals>, log: Log, start: StartDaemon): Promise<void> {
+async function serveUntil(stopAsked: Promise<StopReason>, log: Log, start: StartDaemon): Promise<void> {
   const world = nodeWorld();
   const running = await start(world, log);
   let control: ControlServer | undefined;
@@ -62,8 +72,7 @@ async function serveUntil(stopAsked: Promise<NodeJS.Signals>, log: Log, start: S
     process.stdout.write(`${running.readyLine}\n`);
     // On a terminal both would stand one below the other.
     if (process.stdout.isTTY !== true) log.info({}, running.readyLine);
-    const signal = await stopAsked;
-    log.info({ signal }, 'stopping: finishing what clients have asked for');
+    log.info(await stopAsked, 'stopping: finishing what clients have asked for');
   } finally {
     try {
       await running.stop();
@@ -75,21 +84,30 @@ async function serveUntil(stopAsked: Promise<NodeJS.Signals>, log: Log, start: S
   log.info({}, 'stopped');
 }
 
-/** Resolves with the first signal that asks to stop, also when it comes during the start. The second one exits. */
-function stopRequest(log: Log, sink: LineSink): Promise<NodeJS.Signals> {
+/** For the log. */
+type StopReason = { readonly signal: NodeJS.Signals } | { readonly stdin: 'ended' };
+
+/** Resolves with what first asks to stop, also when it comes during the start. A later signal exits. */
+function stopRequest(log: Log, sink: LineSink, stopWithStdin: boolean): Promise<StopReason> {
   return new Promise((resolve) => {
-    let asked = false;
+    let askedMs: number | undefined;
+    const ask = (reason: StopReason): void => {
+      askedMs ??= systemClock.nowMs();
+      resolve(reason);
+    };
     for (const signal of STOP_SIGNALS) {
       process.on(signal, () => {
-        if (asked) {
+        if (askedMs !== undefined && systemClock.nowMs() - askedMs >= REPEATED_SIGNAL_MS) {
           log.warn({ signal }, 'stopping at once');
           sink.flushNow();
           process.exit(128 + constants.signals[signal]);
         }
-        asked = true;
-        resolve(signal);
+        ask({ signal });
       });
     }
+    if (!stopWithStdin) return;
+    for (const event of ['end', 'error', 'close']) process.stdin.on(event, () => ask({ stdin: 'ended' }));
+    process.stdin.resume();
   });
 }
 

@@ -10,6 +10,7 @@
 
 import path from 'node:path';
 import process from 'node:process';
+import { LIMITS } from 'nbd-protocol';
 import { parseExportName } from '../base/export-name.ts';
 import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
@@ -38,6 +39,7 @@ import { VERSION } from './version.ts';
 /** Starts serving. Resolves once clients can connect. Failures: of the options, secrets, disk, state and addresses. */
 export async function startServe(world: NodeWorld, log: Log, config: ServeConfig): Promise<Running> {
   const exportName = parseExportName(config.exportName ?? defaultExportName(config.disk));
+  requireSendable(config.description);
   const tls = await loadNbdTls(world.files, world.secrets, config.tls);
   const key = config.replication && (await primaryKey(world, config.replication));
   await requireFree(world, config.listen);
@@ -114,6 +116,13 @@ export async function startServe(world: NodeWorld, log: Log, config: ServeConfig
     await opened.unwind();
     throw error;
   }
+}
+
+/** The protocol sends it as one string. */
+function requireSendable(description: string): void {
+  const size = Buffer.byteLength(description);
+  if (size <= LIMITS.string) return;
+  throw new Failure('usage', `--description has ${size} bytes, at most ${LIMITS.string} are possible`);
 }
 
 function defaultExportName(disk: string): string {

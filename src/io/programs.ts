@@ -53,25 +53,29 @@ export interface ChildOptions {
   readonly environment: NodeJS.ProcessEnv;
   readonly onStdoutLine: (line: string) => void;
   readonly onStderrLine: (line: string) => void;
+  /** Gives it a stdin that ends with this process, however that dies; else it has none. */
+  readonly lifeline?: boolean;
 }
 
 /**
- * Starts a program without stdin, in a process group of its own, so that Ctrl-C on the terminal reaches it only through
+ * Starts a program in a process group of its own, so that Ctrl-C on the terminal reaches it only through
  * us. Failures: `program-failed`.
  */
 export async function startChild(command: readonly string[], options: ChildOptions): Promise<Child> {
   const [program, ...args] = command as [string, ...string[]];
   const child = spawn(program, args, {
     env: options.environment,
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: [options.lifeline === true ? 'pipe' : 'ignore', 'pipe', 'pipe'],
     detached: true,
   });
+  // Nothing is ever written to it; that it breaks is told by `exited`.
+  child.stdin?.on('error', () => {});
   await new Promise<void>((resolve, reject) => {
     child.once('spawn', resolve);
     child.once('error', (error) => reject(new Failure('program-failed', `${program}: ${error.message}`)));
   });
-  splitLines(child.stdout, options.onStdoutLine);
-  splitLines(child.stderr, options.onStderrLine);
+  splitLines(child.stdout!, options.onStdoutLine);
+  splitLines(child.stderr!, options.onStderrLine);
   const exited = new Promise<ChildExit>((resolve) => {
     child.once('close', (status, signal) => resolve({ status, signal }));
   });

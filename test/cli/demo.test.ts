@@ -8,6 +8,8 @@ import { temporaryFolder } from '../support/temporary-folder.ts';
 const DEMO_TIMEOUT_MS = 300_000;
 
 interface Demo {
+  /** Reads nothing more: from then on writing to its stdout fails. */
+  closeStdout(): void;
   /** Where its temporary folder is made. */
   readonly temporary: string;
   readonly output: () => string;
@@ -32,7 +34,13 @@ function startDemo(): Demo {
     child.kill('SIGTERM');
     await exited;
   });
-  return { temporary, output: () => output, exited, kill: (signal) => void child.kill(signal) };
+  return {
+    temporary,
+    output: () => output,
+    exited,
+    kill: (signal) => void child.kill(signal),
+    closeStdout: () => void child.stdout.destroy(),
+  };
 }
 
 /** Process ids of the primary and the mirror, as the demonstration names them. */
@@ -87,6 +95,23 @@ describe('the demonstration', () => {
     demo.kill('SIGINT');
     expect(await demo.exited).toEqual({ status: 130, signal: null });
     expectNothingLeft(demo);
+  });
+
+  it('stops and cleans up when nobody reads what it prints any more', async () => {
+    const demo = startDemo();
+    await until(() => demo.output().includes('making a file system'), 'both processes run');
+    demo.closeStdout();
+    expect(await demo.exited).toEqual({ status: 130, signal: null });
+    expect(demo.output()).toContain('nbdtwin: interrupted: the output was closed\n');
+    expectNothingLeft(demo);
+  });
+
+  it('takes its processes along when it is killed', async () => {
+    const demo = startDemo();
+    await until(() => demo.output().includes('through NBD ...'), 'something is being written');
+    demo.kill('SIGKILL');
+    await demo.exited;
+    await until(() => !childPids(demo.output()).some(isNbdtwin), 'both processes have ended');
   });
 
   it('fails and cleans up when one of its processes dies', async () => {

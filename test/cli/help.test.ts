@@ -51,10 +51,11 @@ describe('wrong usage', () => {
     [['serve', 'a', '--rescan-rate', 'fast'], /A rate is a size/],
     [['serve', 'a', '--log-level', 'loud'], /Allowed choices are debug, info, warn, error, silent/],
     [['serve', 'a', '--tls', 'maybe'], /Allowed choices are require, on, off/],
-    [['serve', 'a', '--listen', '127.0.0.1'], /usage|address-invalid/],
     [['serve', 'a', '--listen', '127.0.0.1:70000'], /address-invalid: .* ports go up to 65535/],
     [['serve', 'a', '--socket', 'x'.repeat(200)], /address-invalid: a socket path/],
     [['serve', 'a', '--no-listen'], /usage: --no-listen without --socket/],
+    [['serve', 'a', '--no-listen', '--listen', 'b:1'], /usage: --listen and --no-listen contradict each other/],
+    [['serve', 'a', '--listen', 'b:1', '--no-listen'], /usage: --listen and --no-listen contradict each other/],
     [['serve', 'a', '--create'], /usage: --create needs --size/],
     [['serve', 'a', '--size', '1G'], /usage: --size needs --create/],
     [['serve', 'a', '--create', '--size', '1G', '--read-only'], /usage: --create and --read-only/],
@@ -69,6 +70,14 @@ describe('wrong usage', () => {
     expect(stderr).toMatch(message);
     expect(stderr).toMatch(/^nbdtwin: /);
     expect({ status, stdout }).toEqual({ status: 64, stdout: '' });
+  });
+});
+
+describe('--description', () => {
+  it('longer than the protocol can send is refused at the start, not when a client lists exports', async () => {
+    const result = await runNbdtwin(['serve', 'a', '--description', 'ä'.repeat(2049)]);
+    expect(result).toMatchObject({ status: 64, stdout: '' });
+    expect(result.stderr).toContain('nbdtwin: usage: --description has 4098 bytes, at most 4096 are possible\n');
   });
 });
 

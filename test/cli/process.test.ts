@@ -4,6 +4,8 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { MIB } from '../../src/base/units.ts';
+import { REPEATED_SIGNAL_MS } from '../../src/daemon/process.ts';
+import { systemClock } from '../../src/io/clock.ts';
 import { nodeNetwork } from '../../src/io/node-network.ts';
 import { connectNbd } from '../../src/nbd/client.ts';
 import { Daemon, runNbdtwin, runtimeDirectory, until } from '../support/daemon.ts';
@@ -99,9 +101,25 @@ describe('SIGTERM and SIGINT', () => {
     client.destroy();
     twin.primary.kill(signal);
     await until(() => twin.primary.logLines.some((line) => line['signal'] === signal), 'the stop has begun');
+    await systemClock.sleep(REPEATED_SIGNAL_MS);
     twin.primary.kill(signal);
     expect(await twin.primary.ended()).toEqual({ status, signal: null });
     expect(twin.primary.logLines.at(-1)).toMatchObject({ level: 'warn', msg: 'stopping at once' });
+  });
+
+  it('the same signal twice in a row is one request, and the stop still waits for the mirror', async () => {
+    const twin = await Twin.inStep({ serve: ['--drain-timeout', '1h'] });
+    const client = await twin.connect();
+    twin.mirror.kill('SIGSTOP');
+    const data = Buffer.alloc(MIB, 'written before the stop');
+    await client.write(0, data);
+    client.destroy();
+    twin.primary.kill('SIGTERM');
+    twin.primary.kill('SIGINT');
+    await until(() => twin.primary.logLines.some((line) => 'signal' in line), 'the stop has begun');
+    twin.mirror.kill('SIGCONT');
+    expect(await twin.primary.ended()).toEqual({ status: 0, signal: null });
+    expect(readFileSync(twin.image).subarray(0, data.length).equals(data)).toBe(true);
   });
 
   it('a stop waits for the mirror: what was written before is on it', async () => {
@@ -123,16 +141,29 @@ describe('SIGTERM and SIGINT', () => {
   });
 });
 
-describe('SIGHUP', () => {
-  it('is ignored: the disk stays served when the terminal goes away', async () => {
+describe('--stop-with-stdin', () => {
+  it('stops cleanly when whoever holds the other end of stdin is gone', async () => {
+    const { folder, disk } = folderWithDisk();
+    const daemon = await Daemon.start(folder, ['serve', disk, '--listen', '127.0.0.1:0', '--stop-with-stdin'], {
+      stdio: ['pipe', 'pipe', 'pipe'],
+    });
+    daemon.endStdin();
+    expect(await daemon.ended()).toEqual({ status: 0, signal: null });
+    expect(daemon.logLines).toContainEqual(expect.objectContaining({ stdin: 'ended' }));
+  });
+});
+
+describe('SIGHUP and SIGUSR1', () => {
+  it.each(['SIGHUP', 'SIGUSR1'] as const)('%s is ignored: the disk stays served', async (signal) => {
     const { folder, disk } = folderWithDisk();
     const daemon = await Daemon.start(folder, ['serve', disk, '--listen', '127.0.0.1:0']);
-    daemon.kill('SIGHUP');
-    await until(() => daemon.logLines.some((line) => line['msg'] === 'SIGHUP ignored'), 'the signal has arrived');
+    daemon.kill(signal);
+    await until(() => daemon.logLines.some((line) => line['msg'] === `${signal} ignored`), 'the signal has arrived');
     const client = await connectTo(daemon);
     await client.write(0, Buffer.from('still here'));
     expect((await client.read(0, 10)).toString()).toBe('still here');
     await client.close();
+    expect(daemon.stderr).not.toContain('Debugger');
   });
 });
 

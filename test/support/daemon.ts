@@ -139,6 +139,11 @@ export class Daemon {
     this.#child.kill(signal);
   }
 
+  /** For one that was started with a pipe for stdin. */
+  endStdin(): void {
+    this.#child.stdin!.end();
+  }
+
   /** SIGTERM, then waits for the end. */
   async stop(): Promise<Exit> {
     this.kill('SIGTERM');

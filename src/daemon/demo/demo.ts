@@ -6,7 +6,7 @@
  * for longer; each time the mirror must be found in step again. At the end every bit of both images is compared.
  */
 import process from 'node:process';
-import { Failure, isFailure, messageOf } from '../../base/failure.ts';
+import { Failure, messageOf } from '../../base/failure.ts';
 import { formatDuration, formatSize, GIB, MIB } from '../../base/units.ts';
 import { systemClock } from '../../io/clock.ts';
 import { nodeNetwork } from '../../io/node-network.ts';
@@ -34,19 +34,24 @@ const LONG_CUT = { size: 80 * MIB, durationMs: 3500 };
 const SPACE_NEEDED = 768 * MIB;
 const CATCH_UP_TIMEOUT_MS = 120_000;
 
+/** process.stdout, say. */
+export interface DemoScreen extends Screen {
+  on(event: 'error', listener: (error: Error) => void): unknown;
+}
+
 export interface DemoOptions {
-  readonly screen: Screen;
+  readonly screen: DemoScreen;
   /** Go on serving after the end, until a signal comes. */
   readonly keepServing: boolean;
 }
 
 /**
- * Runs it. Resolves when all was as it should be. Failures: `differences-found` when the images differ, `interrupted`,
- * `program-failed`, `not-ready`, `no-space`. No process and no folder is left behind in any case.
+ * Runs it. Resolves when all was as it should be. Failures: `differences-found` when the images differ, `interrupted`
+ * by a signal or because nobody reads the screen any more, `program-failed`, `not-ready`, `no-space`. No process and no folder is left behind in any case.
  */
 export async function runDemo(options: DemoOptions): Promise<void> {
   const display = new Display(options.screen);
-  const interruption = watchSignals();
+  const interruption = watchInterruptions(options.screen);
   let stage: Stage | undefined;
   let watch: Watch | undefined;
   let playing: Promise<void> = Promise.resolve();
@@ -62,32 +67,35 @@ export async function runDemo(options: DemoOptions): Promise<void> {
       display.print('', ...lookAround(stage, play.wroteFileSystem), '');
       await Promise.race([interruption.asked.catch(() => {}), stage.failed]);
     }
-  } catch (error) {
-    display.clear();
-    if (isFailure(error, 'interrupted')) display.print('interrupted: stopping the processes, removing the folder');
-    throw error;
   } finally {
     display.begin('stopping the processes, removing the folder');
+    display.freeze();
     await watch?.stop();
     await stage?.close(playing);
     display.clear();
-    interruption.ignore();
+    interruption.forget();
   }
 }
 
-/** Rejects `asked` with `interrupted` at the first signal; those that follow are ignored, the cleaning is under way. */
-function watchSignals(): { asked: Promise<never>; ignore(): void } {
-  let interrupt: () => void = () => {};
+/**
+ * Rejects `asked` with `interrupted` at the first signal, or when the screen is closed (a pipe without a reader, a
+ * terminal that is gone). What comes after that is ignored, the cleaning is under way.
+ */
+function watchInterruptions(screen: DemoScreen): { asked: Promise<never>; forget(): void } {
+  let interrupt: (message: string) => void = () => {};
   const asked = new Promise<never>((_, reject) => {
-    interrupt = () => reject(new Failure('interrupted', 'interrupted'));
+    interrupt = (message) => reject(new Failure('interrupted', message));
   });
   asked.catch(() => {});
+  const onSignal = (signal: NodeJS.Signals): void => interrupt(`by ${signal}`);
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-  for (const signal of signals) process.on(signal, interrupt);
+  for (const signal of signals) process.on(signal, onSignal);
+  // Never taken off again: each later write to a closed screen fails too.
+  screen.on('error', () => interrupt('the output was closed'));
   return {
     asked,
-    ignore() {
-      for (const signal of signals) process.off(signal, interrupt);
+    forget() {
+      for (const signal of signals) process.off(signal, onSignal);
     },
   };
 }

@@ -15,6 +15,7 @@ export class Display {
   #step = '';
   #progress: string | undefined;
   #status: ServeStatus | undefined;
+  #isFrozen = false;
 
   constructor(screen: Screen) {
     this.#screen = new LiveScreen(screen);
@@ -27,6 +28,7 @@ export class Display {
 
   /** What is being done now. */
   begin(step: string): void {
+    if (this.#isFrozen) return;
     this.#step = step;
     this.#progress = undefined;
     if (this.isLive) this.#draw();
@@ -45,24 +47,25 @@ export class Display {
 
   /** The step is over, with this result. */
   done(result: string): void {
-    this.#step = '';
-    this.#progress = undefined;
-    this.#screen.print(`${this.#paint.good('✓')} ${result}`);
+    this.#end(`${this.#paint.good('✓')} ${result}`);
   }
 
   /** The step is over and was not what it should have been. */
   failed(result: string): void {
-    this.#step = '';
-    this.#progress = undefined;
-    this.#screen.print(`${this.#paint.bad('✗')} ${result}`);
+    this.#end(`${this.#paint.bad('✗')} ${result}`);
   }
 
   print(...lines: string[]): void {
-    this.#screen.print(...lines);
+    if (!this.#isFrozen) this.#screen.print(...lines);
   }
 
   strong(text: string): string {
     return this.#paint.strong(text);
+  }
+
+  /** Nothing more is shown: what still goes on is on its way out. */
+  freeze(): void {
+    this.#isFrozen = true;
   }
 
   /** Removes what is drawn in place. */
@@ -72,7 +75,15 @@ export class Display {
     this.#screen.clear();
   }
 
+  #end(line: string): void {
+    if (this.#isFrozen) return;
+    this.#step = '';
+    this.#progress = undefined;
+    this.#screen.print(line);
+  }
+
   #draw(): void {
+    if (this.#isFrozen) return;
     const lines: string[] = [];
     if (this.#step !== '') lines.push([this.#paint.busy('▸'), this.#step, this.#progress ?? ''].join(' ').trimEnd());
     if (this.#status !== undefined) lines.push(this.#paint.faint(`  ${statusLine(this.#status)}`));

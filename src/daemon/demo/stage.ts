@@ -119,7 +119,7 @@ export async function openStage(options: StageOptions): Promise<Stage> {
     const images = await folder.makeFolder('mirror');
     const environment = { ...process.env, NBDTWIN_RUNTIME_DIR: await folder.makeFolder(RUNTIME) };
 
-    const common = ['--secret-file', secret, '--log-level', 'warn'];
+    const common = ['--secret-file', secret, '--log-level', 'warn', '--stop-with-stdin'];
     const mirror = await DemoProcess.start(['mirror', images, '--listen', '127.0.0.1:0', ...common], environment);
     opened.add(() => mirror.stop());
     const relay = new Relay(nodeNetwork, parseTcpAddress(addressIn(mirror.readyLine, /ready (\S+),/)), options.marker);
@@ -178,6 +178,7 @@ export class DemoProcess {
     });
     const child = await startChild([process.execPath, PROGRAM, ...args], {
       environment,
+      lifeline: true,
       onStdoutLine: (line) => onReady(line),
       onStderrLine: (line) => {
         lastLines.push(line);
