@@ -200,7 +200,7 @@ export class Pair {
   }
 }
 
-/** Runs until `stop` is called: writes of random sizes at random places, now and then a flush, a trim, zeroes. */
+/** Runs until `stop` is called, whatever happens to the primary: writes of random sizes at random places, now and then a flush, a trim, zeroes. */
 export function writeRandomly(pair: Pair, seed = 1): { stop(): Promise<number> } {
   let stopped = false;
   let count = 0;
@@ -212,7 +212,11 @@ export function writeRandomly(pair: Pair, seed = 1): { stop(): Promise<number> }
   const running = (async () => {
     while (!stopped) {
       const volume = pair.primary?.volume;
-      if (volume === undefined) break;
+      if (volume === undefined) {
+        // Between two starts of the primary.
+        await new Promise((resolve) => setTimeout(resolve, 5));
+        continue;
+      }
       const length = 1 + random(random(4) === 0 ? 200_000 : 8192);
       const offset = random(pair.size - length);
       const kind = random(20);
