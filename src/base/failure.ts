@@ -25,6 +25,7 @@ export const FAILURES = {
   'disk-empty': { exit: 65, retry: 'never', hint: 'Give it a size: `truncate -s 10G FILE`, or --create --size 10G.' },
   'disk-exists': { exit: 73, retry: 'never', hint: 'Leave out --create to serve the disk that is there.' },
   'disk-busy': { exit: 75, retry: 'never', hint: 'Another process serves this disk; `nbdtwin status` shows it.' },
+  'disk-too-large': { exit: 73, retry: 'never', hint: 'The file system cannot hold a file of that size.' },
   'disk-read-only': { exit: 77, retry: 'never', hint: 'Make the disk writable, or serve it with --read-only.' },
 
   // Requests to a volume. The NBD server maps these to the protocol's errors.
@@ -40,8 +41,9 @@ export const FAILURES = {
   'address-in-use': {
     exit: 69,
     retry: 'never',
-    hint: 'Choose another port with --listen, or stop what holds this one.',
+    hint: 'Choose another port or path, or stop what holds this one.',
   },
+  'port-forbidden': { exit: 77, retry: 'never', hint: 'Ports below 1024 need root: choose a higher one.' },
   'address-invalid': { exit: 64, retry: 'never', hint: 'Write HOST:PORT, [IPv6]:PORT or, for a socket, a path.' },
   'address-unavailable': { exit: 68, retry: 'backoff', hint: 'Check the host name and the network.' },
   'peer-unreachable': {
@@ -57,6 +59,11 @@ export const FAILURES = {
     exit: 78,
     retry: 'never',
     hint: 'Make one with `nbdtwin secret new > FILE` and give --secret-file FILE on both sides.',
+  },
+  'secret-unreadable': {
+    exit: 77,
+    retry: 'never',
+    hint: 'Give a file that this user can read: check its path and permissions.',
   },
   'secret-exposed': { exit: 77, retry: 'never', hint: 'chmod 600 the secret file.' },
   'secret-too-short': { exit: 78, retry: 'never', hint: 'Make a strong one with `nbdtwin secret new`.' },
@@ -102,7 +109,7 @@ export const FAILURES = {
   'identity-refused': {
     exit: 77,
     retry: 'slow',
-    hint: 'This identity may write only exports named IDENTITY or IDENTITY/...',
+    hint: 'Start with --export IDENTITY or IDENTITY/NAME, or use the key nbdtwin, which may write all.',
   },
   'image-foreign': {
     exit: 65,
@@ -150,7 +157,7 @@ export const FAILURES = {
   'directory-read-only': {
     exit: 73,
     retry: 'never',
-    hint: 'The mirror must be able to write there: check permissions and mount options.',
+    hint: 'nbdtwin must be able to write there: check permissions and mount options.',
   },
 
   // Commands.
@@ -159,7 +166,17 @@ export const FAILURES = {
     retry: 'never',
     hint: 'Its owner alone may enter it (chmod 700), or name another folder in $NBDTWIN_RUNTIME_DIR.',
   },
-  'not-running': { exit: 69, retry: 'never', hint: 'Start `nbdtwin serve` or `nbdtwin mirror` first.' },
+  'not-running': {
+    exit: 69,
+    retry: 'never',
+    hint: 'Start `nbdtwin serve` or `nbdtwin mirror` first; if one runs, ask as its user (sudo -u USER).',
+  },
+  'not-answering': {
+    exit: 69,
+    retry: 'backoff',
+    hint: 'Is it stopped (`kill -CONT PID`), or stuck on its disk? The kernel log may say more.',
+  },
+  'no-primary': { exit: 69, retry: 'never', hint: 'Run it on the primary’s host.' },
   'not-ready': { exit: 75, retry: 'backoff', hint: 'Wait until `nbdtwin status` says streaming.' },
   'differences-found': { exit: 1, retry: 'never', hint: 'Restart the primary with --rescan to repair the mirror.' },
   'device-missing': {

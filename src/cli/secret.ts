@@ -14,7 +14,7 @@ export function addSecret(program: Command): void {
     .summary('print a new secret of 256 bits, ready for --secret-file')
     .option('--identity <id>', 'whose key it is; the default may write every export')
     .addHelpText('after', EXAMPLE)
-    .action(async (flags: { readonly identity?: string }) => {
-      process.stdout.write(`${await newSecret(flags.identity)}\n`);
+    .action((flags: { readonly identity?: string }) => {
+      process.stdout.write(`${newSecret(flags.identity)}\n`);
     });
 }

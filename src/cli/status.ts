@@ -2,11 +2,11 @@ import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { isFailure } from '../base/failure.ts';
-import { askStatus } from '../daemon/ask.ts';
-import type { DaemonStatus } from '../daemon/status.ts';
+import { askStatus, type Statuses } from '../daemon/ask.ts';
 import { LiveScreen } from '../observe/live-screen.ts';
-import { paintFor } from '../observe/paint.ts';
-import { statusLine, statusText } from '../observe/status-text.ts';
+import { type Paint, paintFor } from '../observe/paint.ts';
+import { silentLine, statusLine, statusText } from '../observe/status-text.ts';
+import { wholeMs } from '../observe/whole-ms.ts';
 
 interface StatusFlags {
   readonly json?: boolean;
@@ -17,12 +17,13 @@ const WATCH_INTERVAL_MS = 1000;
 
 const NOTES = `
 TARGET is a disk, a mirror's directory or image, or the name of an export. Without it, every process of this user is
-shown. --json prints one object per line and process; sizes are bytes, times milliseconds.
+shown; --json prints one object per line and process, sizes in bytes, times in milliseconds. A process that does not
+answer within 2 s is shown with its \`problem\`, and the exit status is 69.
 
 Examples:
   nbdtwin status
   nbdtwin status disk.img --watch
-  nbdtwin status disk --json | jq '.replication.mirrors[0].lag'`;
+  nbdtwin status disk --json | jq 'select(.role == "primary").replication.mirrors[0].lag'`;
 
 export function addStatus(program: Command): void {
   program
@@ -34,20 +35,37 @@ export function addStatus(program: Command): void {
     .addHelpText('after', NOTES)
     .action(async (target: string | undefined, flags: StatusFlags) => {
       if (flags.watch === true) await watch(target, flags);
-      else print(await askStatus(target), flags);
+      const statuses = await askStatus(target);
+      print(statuses, flags);
+      const [stuck] = statuses.silent;
+      if (stuck !== undefined) throw stuck.problem;
     });
 }
 
-function print(statuses: readonly DaemonStatus[], flags: StatusFlags): void {
+function print(statuses: Statuses, flags: StatusFlags): void {
   const paint = paintFor(process.stdout);
-  const blocks =
-    flags.json === true
-      ? statuses.map((status) => JSON.stringify(status))
-      : statuses.map((status) => `${statusText(status, paint).join('\n')}\n`);
-  process.stdout.write(`${blocks.join('\n').trimEnd()}\n`);
+  const text = flags.json === true ? jsonLines(statuses).join('\n') : wholeText(statuses, paint).join('\n').trimEnd();
+  process.stdout.write(`${text}\n`);
 }
 
-/** Never returns. What is not running may be started later. */
+/** One object for each process: its status, or who it is and its `problem`. */
+function jsonLines({ answered, silent }: Statuses): string[] {
+  return [
+    ...answered.map((status) => JSON.stringify(status, wholeMs)),
+    ...silent.map(({ role, pid, problem: { code, message, hint } }) =>
+      JSON.stringify({ role, pid, problem: { code, message, hint } }),
+    ),
+  ];
+}
+
+function wholeText({ answered, silent }: Statuses, paint: Paint): string[] {
+  return [
+    ...answered.flatMap((status) => [...statusText(status, paint), '']),
+    ...silent.map((one) => silentLine(one, paint)),
+  ];
+}
+
+/** Never returns. What is not running may be started later, what does not answer may be continued. */
 async function watch(target: string | undefined, flags: StatusFlags): Promise<never> {
   const screen = new LiveScreen(process.stdout);
   const paint = paintFor(process.stdout);
@@ -60,8 +78,8 @@ async function watch(target: string | undefined, flags: StatusFlags): Promise<ne
       if (flags.json !== true) show(screen, [statuses], [statuses]);
     } else if (flags.json === true) print(statuses, flags);
     else {
-      const whole = statuses.flatMap((status) => [...statusText(status, paint), '']);
-      show(screen, whole, statuses.map(statusLine));
+      const brief = [...statuses.answered.map(statusLine), ...statuses.silent.map((one) => silentLine(one))];
+      show(screen, wholeText(statuses, paint), brief);
     }
     await sleep(WATCH_INTERVAL_MS);
   }

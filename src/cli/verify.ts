@@ -6,6 +6,7 @@ import { askVerify } from '../daemon/ask.ts';
 import type { VerifyReport } from '../daemon/status.ts';
 import { ProgressReporter } from '../observe/progress-reporter.ts';
 import { comparisonText } from '../observe/progress-text.ts';
+import { wholeMs } from '../observe/whole-ms.ts';
 
 const NOTES = `
 Clients are served meanwhile. Prints the ranges that differ, \`offset length\` in bytes, one per line, on stdout.
@@ -33,7 +34,7 @@ export function addVerify(program: Command): void {
       } finally {
         reporter.finish();
       }
-      if (flags.json === true) process.stdout.write(`${JSON.stringify(report)}\n`);
+      if (flags.json === true) process.stdout.write(`${JSON.stringify(report, wholeMs)}\n`);
       else for (const range of report.ranges) process.stdout.write(`${range.offset} ${range.length}\n`);
       const compared = `${formatSize(report.comparedSize)} compared in ${formatDuration(report.elapsedMs)}`;
       if (report.differingSize > 0) {

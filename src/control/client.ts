@@ -15,8 +15,9 @@ import {
 } from './protocol.ts';
 
 const CONNECT_TIMEOUT_MS = 5_000;
-/** A process that does not answer a question which needs no work is stuck. */
 const ANSWER_TIMEOUT_MS = 10_000;
+/** Somebody waits for the answer to a question which needs no work: who takes longer is stuck. */
+export const PROMPT_ANSWER_MS = 2_000;
 
 /** A running process that answered. */
 export interface FoundProcess {
@@ -24,15 +25,44 @@ export interface FoundProcess {
   readonly description: Description;
 }
 
+/** A process that holds its socket and does not answer: stopped, stuck, or of another release. */
+export interface SilentProcess {
+  readonly role: 'primary' | 'mirror';
+  readonly pid: number;
+  readonly problem: Failure;
+}
+
+export interface Processes {
+  readonly answering: readonly FoundProcess[];
+  readonly silent: readonly SilentProcess[];
+}
+
 /**
- * Every running process of this user, in the order of its sockets; sockets that nobody listens on are removed.
- * Failures: `runtime-directory`. A process that is stuck or speaks another protocol is passed over.
+ * Every running process of this user, in the order of its sockets; sockets that nobody listens on are removed. All are
+ * asked at once. Failures: `runtime-directory`.
  */
-export async function findProcesses(network: Network, clock: Clock, directory: string): Promise<FoundProcess[]> {
+export async function findProcesses(network: Network, clock: Clock, directory: string): Promise<Processes> {
   const paths = await listSockets(directory);
   const found = await Promise.all(paths.map((path) => describe(network, clock, path)));
-  return found.filter((process) => process !== undefined);
+  return {
+    answering: found.filter((process) => process !== undefined && 'path' in process),
+    silent: found.filter((process) => process !== undefined && 'problem' in process),
+  };
 }
+
+/** What the name of a socket says about its process; undefined for a socket of something else. */
+export function silentProcess(path: string, error: Failure): SilentProcess | undefined {
+  const match = SOCKET_NAME.exec(path);
+  if (match === null) return undefined;
+  const [role, pid] = [match[1] as SilentProcess['role'], Number(match[2])];
+  const problem =
+    error.code === 'peer-timeout'
+      ? new Failure('not-answering', `${role}, pid ${pid}, does not answer`, { cause: error })
+      : error;
+  return { role, pid, problem };
+}
+
+const SOCKET_NAME = /\/(primary|mirror)-(\d+)(?:-\d+)?\.sock$/;
 
 /** Those that serve `target`: a disk, a mirror directory, an image, or the name of an export. */
 export async function findTarget(processes: readonly FoundProcess[], target: string): Promise<FoundProcess[]> {
@@ -108,12 +138,21 @@ export async function ask(
   }
 }
 
-async function describe(network: Network, clock: Clock, path: string): Promise<FoundProcess | undefined> {
+async function describe(
+  network: Network,
+  clock: Clock,
+  path: string,
+): Promise<FoundProcess | SilentProcess | undefined> {
   try {
-    return { path, description: (await ask(network, clock, path, 'describe')) as Description };
+    return {
+      path,
+      description: (await ask(network, clock, path, 'describe', undefined, PROMPT_ANSWER_MS)) as Description,
+    };
   } catch (error) {
     if (isDead(error)) await removeSocket(path);
     else if (!isFailure(error)) throw error;
+    // One that stops at this moment is left out.
+    else if (error.code !== 'connection-lost') return silentProcess(path, error);
     return undefined;
   }
 }

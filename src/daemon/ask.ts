@@ -1,38 +1,68 @@
 /** Asking running processes: what `nbdtwin status` and `nbdtwin verify` do. */
 import process from 'node:process';
-import { Failure } from '../base/failure.ts';
-import { ask, type FoundProcess, findProcesses, findTarget } from '../control/client.ts';
+import { Failure, isFailure } from '../base/failure.ts';
+import {
+  ask,
+  findProcesses,
+  findTarget,
+  PROMPT_ANSWER_MS,
+  type Processes,
+  type SilentProcess,
+  silentProcess,
+} from '../control/client.ts';
 import { systemClock } from '../io/clock.ts';
 import { nodeNetwork } from '../io/node-network.ts';
 import { runtimeDirectory } from '../io/runtime-directory.ts';
 import type { RescanProgress, VerifyReport } from '../primary/status.ts';
 import type { DaemonStatus } from './status.ts';
 
+export type { SilentProcess };
+
+export interface Statuses {
+  readonly answered: readonly DaemonStatus[];
+  /** Processes that do not answer. */
+  readonly silent: readonly SilentProcess[];
+}
+
 /**
  * The status of every process of this user, or of those that serve `target` (a disk, a mirror directory, an image or
- * the name of an export). Failures: `not-running` when there is none.
+ * the name of an export). Silent processes are told of, with a target only when no other process serves it: nobody
+ * knows what they serve. Failures: `not-running` when there is none.
  */
-export async function askStatus(target: string | undefined): Promise<DaemonStatus[]> {
-  const processes = await find(target);
-  const statuses = await Promise.all(
-    // One that stops at this moment is left out.
-    processes.map((found) => ask(nodeNetwork, systemClock, found.path, 'status').catch(() => undefined)),
-  );
-  return (statuses as (DaemonStatus | undefined)[]).filter((status) => status !== undefined);
+export async function askStatus(target: string | undefined): Promise<Statuses> {
+  const { answering, silent } = await find(target);
+  const asked = await Promise.all(answering.map(({ path }) => askOne(path)));
+  return {
+    answered: asked.filter((one): one is DaemonStatus => one !== undefined && 'version' in one),
+    silent: [...silent, ...asked.filter((one) => one !== undefined && 'problem' in one)],
+  };
+}
+
+/** Undefined for a process that stops at this moment. */
+async function askOne(path: string): Promise<DaemonStatus | SilentProcess | undefined> {
+  try {
+    return (await ask(nodeNetwork, systemClock, path, 'status', undefined, PROMPT_ANSWER_MS)) as DaemonStatus;
+  } catch (error) {
+    return isFailure(error, 'peer-timeout') ? silentProcess(path, error) : undefined;
+  }
 }
 
 /**
  * Compares the images of the primary that serves `target`, or of the only one there is. Failures: `not-running`,
- * `usage` when several could be meant, `not-ready`.
+ * `usage` when several could be meant, `no-primary`, `not-answering`,
+ * `not-ready`.
  */
 export async function askVerify(
   target: string | undefined,
   onProgress: (progress: RescanProgress) => void,
 ): Promise<VerifyReport> {
-  const primaries = (await find(target)).filter(({ description }) => description.role === 'primary');
+  const { answering, silent } = await find(target);
+  const primaries = answering.filter(({ description }) => description.role === 'primary');
   const [only, another] = primaries;
   if (only === undefined) {
-    throw new Failure('not-running', 'only a mirror runs here; the comparison is started on the primary’s host');
+    const stuck = silent.find(({ role }) => role === 'primary');
+    if (stuck !== undefined) throw stuck.problem;
+    throw new Failure('no-primary', 'only a mirror runs here');
   }
   if (another !== undefined) {
     const disks = primaries.map(({ description }) => description.targets[0]).join(', ');
@@ -49,11 +79,15 @@ export async function askVerify(
   return report as VerifyReport;
 }
 
-async function find(target: string | undefined): Promise<FoundProcess[]> {
+async function find(target: string | undefined): Promise<Processes> {
   const directory = runtimeDirectory(process.env);
   const all = await findProcesses(nodeNetwork, systemClock, directory);
-  const found = target === undefined ? all : await findTarget(all, target);
-  if (found.length > 0) return found;
+  if (target !== undefined) {
+    const answering = await findTarget(all.answering, target);
+    if (answering.length > 0) return { answering, silent: [] };
+  }
+  const answering = target === undefined ? all.answering : [];
+  if (answering.length + all.silent.length > 0) return { answering, silent: all.silent };
   const what = target === undefined ? 'no nbdtwin process of this user' : `no nbdtwin process that serves ${target}`;
   throw new Failure('not-running', `${what} was found in ${directory}`);
 }

@@ -1,9 +1,9 @@
 /** TLS for NBD clients, from the files that the options name. */
-import { Failure, messageOf } from '../base/failure.ts';
+import { Failure, isFailure, messageOf } from '../base/failure.ts';
 import { KIB } from '../base/units.ts';
 import type { FileSystem } from '../io/disk.ts';
 import { loadSecret, type SecretReader } from '../secure/load-secret.ts';
-import type { NbdTls } from '../secure/tls.ts';
+import type { NbdTls, PresharedKey } from '../secure/tls.ts';
 import type { NbdTlsConfig } from './config.ts';
 
 const PEM_SIZE_MAX = 256 * KIB;
@@ -14,7 +14,7 @@ export interface LoadedNbdTls {
   readonly material: NbdTls | undefined;
 }
 
-/** Failures: `tls-config`, those of secret files. */
+/** Failures: `tls-config`. */
 export async function loadNbdTls(files: FileSystem, reader: SecretReader, config: NbdTlsConfig): Promise<LoadedNbdTls> {
   const { pskFile, certificateFile, keyFile, clientAuthorityFile } = config;
   if ((certificateFile === undefined) !== (keyFile === undefined)) {
@@ -27,7 +27,7 @@ export async function loadNbdTls(files: FileSystem, reader: SecretReader, config
   const mode = config.mode ?? (anyFile ? 'require' : 'off');
   if (mode === 'off') return { mode, material: undefined };
   if (!anyFile) throw new Failure('tls-config', `--tls ${mode} needs --tls-psk-file, or --tls-cert and --tls-key`);
-  const keys = pskFile === undefined ? undefined : await loadSecret(reader, { file: pskFile });
+  const keys = pskFile === undefined ? undefined : await loadClientKeys(reader, pskFile);
   const certificate =
     certificateFile === undefined
       ? undefined
@@ -37,6 +37,16 @@ export async function loadNbdTls(files: FileSystem, reader: SecretReader, config
           ...(clientAuthorityFile === undefined ? {} : { clientAuthority: await readPem(files, clientAuthorityFile) }),
         };
   return { mode, material: { ...(keys && { keys }), ...(certificate && { certificate }) } };
+}
+
+/** What is wrong with the file, and with which option, is in the message: hints for --secret-file would mislead. */
+async function loadClientKeys(reader: SecretReader, path: string): Promise<PresharedKey[]> {
+  try {
+    return await loadSecret(reader, { file: path });
+  } catch (error) {
+    if (!isFailure(error)) throw error;
+    throw new Failure('tls-config', `--tls-psk-file: ${error.message}`, { cause: error });
+  }
 }
 
 async function readPem(files: FileSystem, path: string): Promise<string> {

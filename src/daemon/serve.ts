@@ -1,8 +1,8 @@
 /**
  * `nbdtwin serve`, put together: disk → volume → replicating layer (or none) → NBD server.
  *
- * The order of a start: what can be refused without touching anything (options, secrets, ports) comes first, then the
- * disk, then the state beside it. A start that fails undoes its steps, so that a disk it made is gone again.
+ * The order of a start: what can be refused without making anything (options, secrets, the disk, ports) comes first,
+ * then what is made: a new disk, the state beside it. A start that fails undoes its steps, so that a disk it made is gone again.
  *
  * The order of a stop: no new clients; those there are finish or are cut off after the drain time; the mirror gets what
  * it can take in the same time again; state and disk are synced and closed.
@@ -42,11 +42,14 @@ export async function startServe(world: NodeWorld, log: Log, config: ServeConfig
   requireSendable(config.description);
   const tls = await loadNbdTls(world.files, world.secrets, config.tls);
   const key = config.replication && (await primaryKey(world, config.replication));
-  await requireFree(world, config.listen);
 
   const opened = new Unwinding();
   try {
+    // A disk that is served already is the better reason than its port; one to be made is made last.
+    const creates = config.createSize !== undefined;
+    if (creates) await requireFree(world, config.listen);
     const disk = await openDisk(world, config, opened);
+    if (!creates) await requireFree(world, config.listen);
     const diskPath = (await realPath(config.disk)) ?? path.resolve(config.disk);
     const stateDirectory = stateDirectoryOf(disk, diskPath, config);
     const local = new DiskVolume(disk, { readOnly: config.readOnly });

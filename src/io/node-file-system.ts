@@ -1,7 +1,8 @@
 /** Files and directories of the operating system. Opening disks is in node-open-disk.ts. */
 import fs from 'node:fs/promises';
 import nodePath from 'node:path';
-import { errnoOf, Failure, type FailureCode, messageOf } from '../base/failure.ts';
+import { errnoOf, Failure, type FailureCode } from '../base/failure.ts';
+import { systemReasonOf } from '../base/system-reason.ts';
 import { type DirectoryLock, type Disk, type FileSystem, inodeText, type OpenOptions } from './disk.ts';
 import { tryLock } from './libc.ts';
 import type { NodeDisk } from './node-disk.ts';
@@ -178,7 +179,7 @@ class NodeFileSystem implements FileSystem {
 }
 
 function failure(code: FailureCode, path: string, error: unknown): Failure {
-  return new Failure(code, `${path}: ${messageOf(error)}`, { cause: error });
+  return new Failure(code, systemReasonOf(path, error), { cause: error });
 }
 
 export const nodeFileSystem: FileSystem = new NodeFileSystem();

@@ -61,7 +61,7 @@ export async function acceptNbdTls<Stream>(
     socket.destroy();
     if (error instanceof Failure) throw error;
     const rejected = offers.any && isRejectedOffer(error);
-    const detail = `${peerName}: TLS handshake failed: ${offers.describe()}${tlsReason(error)}`;
+    const detail = `${peerName}: TLS handshake failed: ${offers.describe(rejected ? undefined : tlsReason(error))}`;
     throw new Failure(rejected ? 'secret-rejected' : 'tls-failed', detail, { cause: error });
   }
 }
@@ -81,11 +81,12 @@ class Offers {
     return this.known !== undefined || this.#unknown !== undefined;
   }
 
-  /** For messages; an unknown identity may hold anything. */
-  describe(): string {
-    if (this.known !== undefined) return `identity ${this.known}: `;
-    if (this.#unknown !== undefined) return `unknown identity ${JSON.stringify(this.#unknown.slice(0, 80))}: `;
-    return '';
+  /** For messages: the identity that was offered, if any, with this behind it. An unknown one may hold anything. */
+  describe(reason?: string): string {
+    let who: string | undefined;
+    if (this.known !== undefined) who = `identity ${this.known}`;
+    else if (this.#unknown !== undefined) who = `unknown identity ${JSON.stringify(this.#unknown.slice(0, 80))}`;
+    return [who, reason].filter((part) => part !== undefined).join(': ');
   }
 }
 
@@ -159,10 +160,12 @@ function isRejectedOffer(error: unknown): boolean {
 
 function linkRefusal(error: unknown, socket: Socket, peerName: string, offers: Offers): Failure {
   if (error instanceof Failure) return error;
-  const detail = `${offers.describe()}${tlsReason(error)}`;
   if (offers.any && isRejectedOffer(error)) {
-    return new Failure('secret-rejected', `${peerName} does not have our secret: ${detail}`, { cause: error });
+    return new Failure('secret-rejected', `${peerName} does not have our secret: ${offers.describe()}`, {
+      cause: error,
+    });
   }
+  const detail = offers.describe(tlsReason(error));
   if (offers.any) return new Failure('tls-failed', `${peerName}: TLS handshake failed: ${detail}`, { cause: error });
   // A client of the link offers its key in its first message.
   const silent = socket.bytesRead === 0 ? ' It sent nothing: an NBD client, or a probe?' : '';

@@ -128,8 +128,9 @@ const REJECTED =
 function clientRefusal(error: unknown, where: string): Failure {
   if (error instanceof Failure) return error;
   const code = errnoOf(error) ?? '';
+  // What OpenSSL says about the last one is all that is known; of the others it is in `cause`.
   let kind: FailureCode = 'tls-failed';
-  let meaning = 'the TLS handshake failed';
+  let meaning = `the TLS handshake failed (${tlsReason(error)})`;
   if (REJECTED.test(code)) {
     kind = 'secret-rejected';
     meaning = 'it rejects our secret';
@@ -140,5 +141,5 @@ function clientRefusal(error: unknown, where: string): Failure {
     kind = 'peer-foreign';
     meaning = 'it showed a certificate and did not prove the secret';
   }
-  return new Failure(kind, `${where}: ${meaning} (${tlsReason(error)})`, { cause: error });
+  return new Failure(kind, `${where}: ${meaning}`, { cause: error });
 }

@@ -9,7 +9,8 @@ import nodeFs from 'node:fs';
 import fs from 'node:fs/promises';
 import nodePath from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { errnoOf, Failure, type FailureCode, messageOf } from '../base/failure.ts';
+import { errnoOf, Failure, type FailureCode } from '../base/failure.ts';
+import { systemReason, systemReasonOf } from '../base/system-reason.ts';
 import type { OpenOptions } from './disk.ts';
 import { blockDeviceIsReadOnly, blockDeviceSectorSize, blockDeviceSize, tryLock } from './libc.ts';
 import { type NodeCalls, nodeCalls } from './node-calls.ts';
@@ -74,9 +75,11 @@ async function createDisk(path: string, size: number, options: OpenOptions, call
   const descriptor = await open(path, O_RDWR | O_CREAT | O_EXCL, FILE_MODE).catch((error: unknown) => {
     const errno = errnoOf(error);
     if (errno === 'EEXIST') throw failure('disk-exists', path, error);
-    if (errno === 'EROFS' || errno === 'EACCES' || errno === 'EPERM') throw failure('disk-read-only', path, error);
+    const refuse = (code: FailureCode, why: string) =>
+      new Failure(code, `cannot make ${path}: ${why}`, { cause: error });
+    if (errno === 'ENOENT' || errno === 'ENOTDIR') throw refuse('directory-missing', 'its folder does not exist');
     if (errno === 'ENOSPC' || errno === 'EDQUOT') throw failure('no-space', path, error);
-    throw failure('disk-missing', path, error);
+    throw refuse('directory-read-only', systemReason(error));
   });
   return handOver(descriptor, async () => {
     try {
@@ -92,7 +95,8 @@ async function createDisk(path: string, size: number, options: OpenOptions, call
     } catch (error) {
       // Nothing was in it: a half-made disk would only be in the way of the next attempt.
       await fs.unlink(path).catch(() => {});
-      throw error instanceof Failure ? error : failure('no-space', path, error);
+      if (error instanceof Failure) throw error;
+      throw failure(errnoOf(error) === 'EFBIG' ? 'disk-too-large' : 'no-space', path, error);
     }
   });
 }
@@ -217,5 +221,5 @@ function open(path: string, flags: number, mode: number): Promise<number> {
 }
 
 function failure(code: FailureCode, path: string, error: unknown): Failure {
-  return new Failure(code, `${path}: ${messageOf(error)}`, { cause: error });
+  return new Failure(code, systemReasonOf(path, error), { cause: error });
 }

@@ -1,5 +1,6 @@
 import fs from 'node:fs/promises';
-import { errnoOf, Failure, messageOf } from '../base/failure.ts';
+import { errnoOf, Failure } from '../base/failure.ts';
+import { systemReason } from '../base/system-reason.ts';
 import type { SecretReader } from '../secure/load-secret.ts';
 
 /** Secret files of the operating system. A pipe is fine too: `--secret-file <(pass show twin)`. */
@@ -10,7 +11,7 @@ export const nodeSecretReader: SecretReader = {
       file = await fs.open(path, 'r');
     } catch (error) {
       if (errnoOf(error) === 'ENOENT') return undefined;
-      throw new Failure('secret-missing', `${path} cannot be read: ${messageOf(error)}`, { cause: error });
+      throw new Failure('secret-unreadable', `${path} cannot be read: ${systemReason(error)}`, { cause: error });
     }
     try {
       // Of the very file that is read: the path may lead elsewhere a moment later.
@@ -24,7 +25,7 @@ export const nodeSecretReader: SecretReader = {
       }
       return { text: data.toString('utf8', 0, size), mode };
     } catch (error) {
-      throw new Failure('secret-missing', `${path} cannot be read: ${messageOf(error)}`, { cause: error });
+      throw new Failure('secret-unreadable', `${path} cannot be read: ${systemReason(error)}`, { cause: error });
     } finally {
       await file.close();
     }

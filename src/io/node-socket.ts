@@ -22,13 +22,13 @@ export async function listenSockets(address: Address, onSocket: (socket: net.Soc
     checkPath(address);
     return await bind(address, onSocket);
   } catch (error) {
-    if (address.kind !== 'unix' || errnoOf(error) !== 'EADDRINUSE') throw listenFailure(error, where);
+    if (address.kind !== 'unix' || errnoOf(error) !== 'EADDRINUSE') throw listenFailure(error, address);
     await removeStale(address.path, where);
   }
   try {
     return await bind(address, onSocket);
   } catch (error) {
-    throw listenFailure(error, where);
+    throw listenFailure(error, address);
   }
 }
 

@@ -5,7 +5,8 @@
 import { lstat, mkdir, readdir, unlink } from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
-import { errnoOf, Failure, messageOf } from '../base/failure.ts';
+import { errnoOf, Failure } from '../base/failure.ts';
+import { systemReason, systemReasonOf } from '../base/system-reason.ts';
 
 const MODE = 0o700;
 const FOREIGN_MODE_BITS = 0o077;
@@ -29,7 +30,7 @@ export async function makeRuntimeDirectory(directory: string): Promise<void> {
     await mkdir(directory, { mode: MODE });
   } catch (error) {
     if (errnoOf(error) !== 'EEXIST') {
-      throw new Failure('runtime-directory', `cannot make ${directory}: ${messageOf(error)}`, { cause: error });
+      throw new Failure('runtime-directory', `cannot make ${directory}: ${systemReason(error)}`, { cause: error });
     }
   }
   await requireOwn(directory);
@@ -46,7 +47,8 @@ export async function listSockets(directory: string): Promise<string[]> {
       .sort();
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return [];
-    throw error;
+    if (error instanceof Failure) throw error;
+    throw new Failure('runtime-directory', systemReasonOf(directory, error), { cause: error });
   }
 }
 

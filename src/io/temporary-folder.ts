@@ -1,6 +1,8 @@
 import { mkdir, mkdtemp, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { errnoOf, Failure } from '../base/failure.ts';
+import { systemReasonOf } from '../base/system-reason.ts';
 
 /** A folder under the system's temporary one, for its owner alone. */
 export class TemporaryFolder {
@@ -10,8 +12,17 @@ export class TemporaryFolder {
     this.path = folder;
   }
 
+  /** Failures: `directory-missing`, `directory-read-only`. */
   static async make(prefix: string): Promise<TemporaryFolder> {
-    return new TemporaryFolder(await mkdtemp(path.join(tmpdir(), prefix)));
+    try {
+      return new TemporaryFolder(await mkdtemp(path.join(tmpdir(), prefix)));
+    } catch (error) {
+      const missing = errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR';
+      const what = `the temporary folder ${tmpdir()} ($TMPDIR)`;
+      throw new Failure(missing ? 'directory-missing' : 'directory-read-only', systemReasonOf(what, error), {
+        cause: error,
+      });
+    }
   }
 
   /** Absolute path of something inside. */

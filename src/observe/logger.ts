@@ -3,9 +3,10 @@
  * ready line and to what commands print. Nothing on a hot path logs.
  */
 import { type Logger as PinoLogger, pino, stdSerializers, stdTimeFunctions } from 'pino';
-import { Failure } from '../base/failure.ts';
+import { errnoOf, Failure, messageOf } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import type { LogLevel } from './log-level.ts';
+import { wholeMs } from './whole-ms.ts';
 
 export interface LoggerOptions {
   readonly level: LogLevel;
@@ -20,7 +21,7 @@ export async function openLog(options: LoggerOptions): Promise<Log> {
     level: options.level,
     base: null,
     timestamp: stdTimeFunctions.isoTime,
-    formatters: { level: (label: string) => ({ level: label }) },
+    formatters: { level: (label: string) => ({ level: label }), log: withWholeMs },
     serializers: { err: describeError },
   };
   if (!options.pretty) return new PinoLog(pino(settings, { write: options.write }));
@@ -34,13 +35,23 @@ export async function openLog(options: LoggerOptions): Promise<Log> {
   return new PinoLog(pino(settings, { write: (line) => options.write(format(line)) }));
 }
 
+function withWholeMs(fields: object): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(fields).map(([key, value]) => [key, wholeMs(key, value)]));
+}
+
 /** What the field `err` of a line becomes: a Failure is known by its code, of a bug the stack is wanted. */
 function describeError(error: unknown): unknown {
   if (error instanceof Failure) {
-    const cause = error.cause === undefined ? {} : { cause: describeError(error.cause) };
+    const cause = error.cause === undefined ? {} : { cause: describeCause(error.cause) };
     return { code: error.code, message: error.message, hint: error.hint, ...cause };
   }
   return error instanceof Error ? stdSerializers.err(error) : error;
+}
+
+/** What the system says needs no stack. */
+function describeCause(cause: unknown): unknown {
+  const code = errnoOf(cause);
+  return code === undefined ? describeError(cause) : { code, message: messageOf(cause) };
 }
 
 class PinoLog implements Log {

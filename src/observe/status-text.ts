@@ -3,6 +3,7 @@
  * problem, what to do next.
  */
 import { formatDuration, formatSize } from '../base/units.ts';
+import type { SilentProcess } from '../control/client.ts';
 import type { DaemonStatus, MirrorDaemonStatus, ServeStatus } from '../daemon/status.ts';
 import type { MirrorExportStatus } from '../mirror/status.ts';
 import type { MirrorLinkStatus, PrimaryStatus } from '../primary/status.ts';
@@ -25,6 +26,12 @@ export function statusLine(status: DaemonStatus): string {
   }
   const mirrors = status.replication?.mirrors.map(mirrorLinkLine) ?? ['not replicated'];
   return `${status.export.name}: ${mirrors.join('; ')}`;
+}
+
+/** A process that does not answer, in one line. */
+export function silentLine({ role, pid, problem }: SilentProcess, paint: Paint = plainPaint): string {
+  const what = problem.code === 'not-answering' ? 'does not answer' : `${problem.code}: ${problem.message}`;
+  return `${paint.strong(role)}  ${paint.faint(`pid ${pid}`)}: ${paint.bad(what)}`;
 }
 
 /** `mirror backup:10810 rescan [███░░] ...`, or its lag. */

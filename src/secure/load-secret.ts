@@ -5,7 +5,7 @@ import type { PresharedKey } from './tls.ts';
 
 /** Reads a file together with the permission bits of the very file that was read. Implemented in src/io. */
 export interface SecretReader {
-  /** Undefined when there is no such file. At most `sizeMax` + 1 bytes are read. `secret-missing` when it cannot be read. */
+  /** Undefined when there is no such file. At most `sizeMax` + 1 bytes are read. `secret-unreadable` when it cannot be read. */
   readSecret(path: string, sizeMax: number): Promise<{ readonly text: string; readonly mode: number } | undefined>;
 }
 
@@ -23,7 +23,7 @@ const EXPOSED_MODE = 0o077;
 
 /**
  * The keys that both sides share, in the order of the file. Failures: `usage` (both options given), `secret-missing`,
- * `secret-exposed` (others may read or write the file), `secret-too-short`, `secret-malformed`.
+ * `secret-unreadable`, `secret-exposed` (others may read or write the file), `secret-too-short`, `secret-malformed`.
  */
 export async function loadSecret(reader: SecretReader, sources: SecretSources): Promise<PresharedKey[]> {
   if (sources.file !== undefined && sources.flag !== undefined) {

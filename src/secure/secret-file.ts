@@ -30,6 +30,9 @@ const BARE_SECRET_LENGTH_MAX = 1024;
 /** Random bytes of a new secret. */
 export const NEW_SECRET_SIZE = 32;
 
+/** What random bytes become when they are read as text. */
+const NOT_TEXT = /[\p{Cc}\uFFFD]/u;
+
 const SCRYPT_SALT = 'nbdtwin secret 1';
 const SCRYPT_OPTIONS = { N: 2 ** 17, r: 8, p: 1, maxmem: 192 * MIB } as const;
 const SCRYPT_KEY_SIZE = 32;
@@ -72,6 +75,12 @@ export function newSecretLine(random: Uint8Array): string {
   return `${DEFAULT_IDENTITY}:${Buffer.from(random).toString('hex')}`;
 }
 
+/** What is wrong with the name of a key, or undefined. */
+export function identityFault(identity: string): string | undefined {
+  if (identity.length <= IDENTITY_LENGTH_MAX && IDENTITY.test(identity)) return undefined;
+  return `an identity is 1 to ${IDENTITY_LENGTH_MAX} printable characters without spaces`;
+}
+
 function parseLine(line: string, number: number): PresharedKey {
   const where = `line ${number} of the secret file`;
   const colon = line.indexOf(':');
@@ -80,12 +89,8 @@ function parseLine(line: string, number: number): PresharedKey {
   }
   const identity = line.slice(0, colon);
   const digits = line.slice(colon + 1);
-  if (identity.length > IDENTITY_LENGTH_MAX || !IDENTITY.test(identity)) {
-    throw new Failure(
-      'secret-malformed',
-      `${where}: an identity is 1 to ${IDENTITY_LENGTH_MAX} printable characters without spaces`,
-    );
-  }
+  const fault = identityFault(identity);
+  if (fault !== undefined) throw new Failure('secret-malformed', `${where}: ${fault}`);
   if (!/^[0-9a-fA-F]*$/.test(digits) || digits.length % 2 !== 0) {
     throw new Failure(
       'secret-malformed',
@@ -114,6 +119,9 @@ async function stretch(secret: string): Promise<PresharedKey> {
   }
   if (length > BARE_SECRET_LENGTH_MAX) {
     throw new Failure('secret-malformed', `the secret has more than ${BARE_SECRET_LENGTH_MAX} characters`);
+  }
+  if (NOT_TEXT.test(secret)) {
+    throw new Failure('secret-malformed', 'the secret holds bytes that are no text: `nbdtwin secret new` makes one');
   }
   const key = await new Promise<Buffer>((resolve, reject) => {
     scrypt(secret, SCRYPT_SALT, SCRYPT_KEY_SIZE, SCRYPT_OPTIONS, (error, derived) =>

@@ -29,7 +29,11 @@ function expectRefusal(result: CommandResult, code: FailureCode, message: RegExp
 describe('a disk that cannot be served', () => {
   it('is missing', async () => {
     const folder = temporaryFolder();
-    expectRefusal(await runNbdtwin(['serve', join(folder, 'none.img'), ...LISTEN]), 'disk-missing', /none\.img/);
+    expectRefusal(
+      await runNbdtwin(['serve', join(folder, 'none.img'), ...LISTEN]),
+      'disk-missing',
+      /none\.img does not exist$/,
+    );
     expect(readdirSync(folder)).toEqual([]);
   });
 
@@ -61,10 +65,27 @@ describe('a disk that cannot be served', () => {
     expectRefusal(await runNbdtwin(['serve', '/dev/null', ...LISTEN]), 'disk-not-a-disk', /\/dev\/null/);
   });
 
-  it('is served already', async () => {
+  it('is served already, also when its port is taken for that very reason', async () => {
     const { folder, disk } = folderWithDisk();
-    await Daemon.start(folder, ['serve', disk, ...LISTEN]);
+    const { port } = (await Daemon.start(folder, ['serve', disk, ...LISTEN])).address;
     expectRefusal(await runNbdtwin(['serve', disk, ...LISTEN]), 'disk-busy', /disk\.img/);
+    expectRefusal(await runNbdtwin(['serve', disk, '--listen', `127.0.0.1:${port}`]), 'disk-busy', /disk\.img/);
+  });
+
+  it('is to be made where nobody may write, or where there is no folder', async () => {
+    const folder = join(temporaryFolder(), 'closed');
+    mkdirSync(folder, { mode: 0o555 });
+    const make = (path: string) => ['serve', join(folder, path), '--create', '--size', '1M', ...LISTEN];
+    const closed = await runNbdtwin(make('new.img'), { wrapper: WITHOUT_POWERS });
+    expectRefusal(closed, 'directory-read-only', /cannot make .*new\.img: permission denied/);
+    expectRefusal(await runNbdtwin(make('none/new.img')), 'directory-missing', /its folder does not exist/);
+  });
+
+  it('is to be larger than the file system can hold', async () => {
+    const folder = temporaryFolder();
+    const args = ['serve', join(folder, 'new.img'), '--create', '--size', '8000T', ...LISTEN];
+    expectRefusal(await runNbdtwin(args), 'disk-too-large', /new\.img: file too large/);
+    expect(readdirSync(folder)).toEqual([]);
   });
 
   it('exists although it is to be created, and keeps its content', async () => {
@@ -116,6 +137,25 @@ describe('a start that fails', () => {
     expect(readdirSync(folder).filter((name) => name !== 'lock')).toEqual([]);
   });
 
+  it('because a unix socket has no folder, or one that may not be written, says so', async () => {
+    const { folder, disk } = folderWithDisk();
+    const closed = join(folder, 'closed');
+    mkdirSync(closed, { mode: 0o555 });
+    const at = (path: string) => ['serve', disk, '--no-listen', '--socket', join(folder, path)];
+    expectRefusal(await runNbdtwin(at('none/s')), 'directory-missing', /none\/s: its folder does not exist/);
+    const result = await runNbdtwin(at('closed/s'), { wrapper: WITHOUT_POWERS });
+    expectRefusal(result, 'directory-read-only', /closed\/s: its folder may not be written/);
+  });
+
+  it('because a descriptor from systemd is no socket names the variable', async () => {
+    const { disk } = folderWithDisk();
+    const result = await runNbdtwin(['serve', disk], {
+      wrapper: ['sh', '-c', 'LISTEN_PID=$$ exec "$@"', 'sh'],
+      env: { LISTEN_FDS: '1' },
+    });
+    expectRefusal(result, 'address-invalid', /descriptor 3, named by LISTEN_FDS/);
+  });
+
   it('because an address is not of this machine says so', async () => {
     const { disk } = folderWithDisk();
     const result = await runNbdtwin(['serve', disk, '--listen', '203.0.113.1:0']);
@@ -157,6 +197,24 @@ describe('a secret that cannot be used', () => {
       expect(result.stderr).not.toContain('zz');
       expect(result.stderr).not.toContain('hunter2');
     }
+  });
+
+  it('is random bytes instead of text', async () => {
+    const { folder, disk } = folderWithDisk();
+    const secret = join(folder, 'secret');
+    writeFileSync(secret, Buffer.alloc(32, 0x81), { mode: 0o600 });
+    const args = ['serve', disk, ...LISTEN, '--mirror', '127.0.0.1:1', '--secret-file', secret];
+    expectRefusal(await runNbdtwin(args), 'secret-malformed', /bytes that are no text/);
+  });
+
+  it('is a directory, or a file of somebody else: nothing says that one should be made there', async () => {
+    const { folder, disk } = folderWithDisk();
+    const secret = join(folder, 'secret');
+    const args = (path: string) => ['serve', disk, ...LISTEN, '--mirror', '127.0.0.1:1', '--secret-file', path];
+    expectRefusal(await runNbdtwin(args(folder)), 'secret-unreadable', /directory/);
+    writeFileSync(secret, SECRET_LINE, { mode: 0 });
+    const result = await runNbdtwin(args(secret), { wrapper: WITHOUT_POWERS });
+    expectRefusal(result, 'secret-unreadable', /secret cannot be read: permission denied/);
   });
 
   it('is given nowhere', async () => {
@@ -227,9 +285,27 @@ describe('TLS options that do not fit together', () => {
     ['mode without material', ['--tls', 'require'], /--tls require needs/],
     ['certificate without key', ['--tls-cert', 'c.pem'], /--tls-cert and --tls-key go together/],
     ['authority without certificate', ['--tls-ca', 'ca.pem'], /give --tls-cert and --tls-key too/],
+    ['keys that are not there', ['--tls-psk-file', '/none/k'], /--tls-psk-file: \/none\/k does not exist/],
     ['files that are not there', ['--tls-cert', '/none/c', '--tls-key', '/none/k'], /\/none\/c does not exist/],
   ])('%s', async (_, options, message) => {
     const { disk } = folderWithDisk();
     expectRefusal(await runNbdtwin(['serve', disk, ...LISTEN, ...options]), 'tls-config', message);
+  });
+});
+
+describe('folders that the program needs', () => {
+  it('must be there: $TMPDIR of the demonstration', async () => {
+    const env = { TMPDIR: join(temporaryFolder(), 'none') };
+    const { status, stderr } = await runNbdtwin(['demo'], { env });
+    expect(stderr).toMatch(/^nbdtwin: directory-missing: the temporary folder .* does not exist$/m);
+    expect(status).toBe(FAILURES['directory-missing'].exit);
+  });
+
+  it('must let this user in: the one with the control sockets', async () => {
+    const folder = temporaryFolder();
+    chmodSync(folder, 0);
+    const env = { NBDTWIN_RUNTIME_DIR: join(folder, 'run') };
+    const result = await runNbdtwin(['status'], { env, wrapper: WITHOUT_POWERS });
+    expectRefusal(result, 'runtime-directory', /run: permission denied/);
   });
 });

@@ -106,6 +106,10 @@ describe('secret new', () => {
   it('takes the identity whose key it is, and refuses one that no secret file could hold', async () => {
     expect((await runNbdtwin(['secret', 'new', '--identity', 'web'])).stdout).toMatch(/^web:[0-9a-f]{64}\n$/);
     expect(await runNbdtwin(['secret', 'new', '--identity', 'a:b'])).toMatchObject({ status: 64, stdout: '' });
-    expect(await runNbdtwin(['secret', 'new', '--identity', 'a b'])).toMatchObject({ status: 78, stdout: '' });
+    for (const identity of ['a b', '../x', 'a.img', '']) {
+      const result = await runNbdtwin(['secret', 'new', '--identity', identity]);
+      expect(result).toMatchObject({ status: 64, stdout: '' });
+      expect(result.stderr).toContain(`nbdtwin: usage: --identity ${JSON.stringify(identity)}: `);
+    }
   });
 });

@@ -292,6 +292,27 @@ describe('status', () => {
     await (await connectTo(daemon)).close();
   });
 
+  it('tells of a process that is stopped, shows the others, and fails', async () => {
+    const { folder, disk } = folderWithDisk();
+    const env = { NBDTWIN_RUNTIME_DIR: runtimeDirectory(folder) };
+    const stopped = await Daemon.start(folder, ['serve', disk, '--listen', '127.0.0.1:0']);
+    const other = ['serve', join(folder, 'other.img'), '--create', '--size', '1M', '--listen', '127.0.0.1:0'];
+    const running = await Daemon.start(folder, other);
+    stopped.kill('SIGSTOP');
+    const text = await runNbdtwin(['status'], { env });
+    expect(text.stdout).toContain(`pid ${running.pid}, up`);
+    expect(text.stdout).toContain(`\nprimary  pid ${stopped.pid}: does not answer\n`);
+    expect(text.stderr).toMatch(/^nbdtwin: not-answering: /);
+    expect(text.status).toBe(69);
+    const json = await runNbdtwin(['status', '--json'], { env });
+    const objects = json.stdout.trimEnd().split('\n');
+    expect(objects.map((line) => JSON.parse(line) as object)).toMatchObject([
+      { role: 'primary', pid: running.pid, export: { name: 'other' } },
+      { role: 'primary', pid: stopped.pid, problem: { code: 'not-answering' } },
+    ]);
+    expect(await runNbdtwin(['status', 'other'], { env })).toMatchObject({ status: 0, stderr: '' });
+  });
+
   it('passes over and removes the socket of a process that was killed', async () => {
     const { folder, disk } = folderWithDisk();
     const daemon = await Daemon.start(folder, ['serve', disk, '--listen', '127.0.0.1:0']);

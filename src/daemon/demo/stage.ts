@@ -115,7 +115,7 @@ export async function openStage(options: StageOptions): Promise<Stage> {
   try {
     const folder = await TemporaryFolder.make('nbdtwin-demo-');
     removeFolder = () => folder.remove();
-    const secret = await folder.writeFile('twin.key', `${await newSecret()}\n`);
+    const secret = await folder.writeFile('twin.key', `${newSecret()}\n`);
     const images = await folder.makeFolder('mirror');
     const environment = { ...process.env, NBDTWIN_RUNTIME_DIR: await folder.makeFolder(RUNTIME) };
 

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { Failure } from '../../../src/base/failure.ts';
 import { silentLog } from '../../../src/base/log.ts';
-import { ask, findProcesses, findTarget } from '../../../src/control/client.ts';
+import { ask, findProcesses, findTarget, PROMPT_ANSWER_MS } from '../../../src/control/client.ts';
 import {
   CLIENT_IDLE_MS,
   CLIENTS_MAX,
@@ -199,14 +199,37 @@ describe('the client', () => {
     renameSync(`${deadPath}.kept`, deadPath);
     writeFileSync(join(folder, 'run', 'notes'), '');
     const found = await findProcesses(nodeNetwork, systemClock, join(folder, 'run'));
-    expect(found.map(({ path }) => path)).toEqual([server.path]);
-    expect(found[0]!.description).toMatchObject({ role: 'primary', version: '1.2.3' });
+    expect(found.answering.map(({ path }) => path)).toEqual([server.path]);
+    expect(found.silent).toEqual([]);
+    expect(found.answering[0]!.description).toMatchObject({ role: 'primary', version: '1.2.3' });
     expect(existsSync(deadPath)).toBe(false);
     expect(existsSync(join(folder, 'run', 'notes'))).toBe(true);
   });
 
+  it('names a process that is stuck, by its socket', async () => {
+    const folder = temporaryFolder();
+    mkdirSync(join(folder, 'run'), { mode: 0o700 });
+    const clock = new ManualClock();
+    const arrived = new Promise<void>((resolve) => {
+      const stuck = createServer((socket) => {
+        socket.on('error', () => {});
+        socket.once('data', () => resolve());
+        onTestFinished(() => void socket.destroy());
+      });
+      stuck.listen(join(folder, 'run', 'mirror-667-2.sock'));
+      onTestFinished(() => void stuck.close());
+    });
+    const finding = findProcesses(nodeNetwork, clock, join(folder, 'run'));
+    await arrived;
+    clock.advance(PROMPT_ANSWER_MS);
+    const { answering, silent } = await finding;
+    expect(silent).toMatchObject([{ role: 'mirror', pid: 667, problem: { code: 'not-answering' } }]);
+    expect(answering).toEqual([]);
+  });
+
   it('finds nothing where there is no folder', async () => {
-    expect(await findProcesses(nodeNetwork, systemClock, join(temporaryFolder(), 'none'))).toEqual([]);
+    const found = await findProcesses(nodeNetwork, systemClock, join(temporaryFolder(), 'none'));
+    expect(found).toEqual({ answering: [], silent: [] });
   });
 
   it('selects by path, by a link to the path, and by name', async () => {

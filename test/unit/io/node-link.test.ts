@@ -114,7 +114,7 @@ describe('the link', () => {
   });
 
   it.each([
-    ['a wrong key', { identity: 'nbdtwin', key: randomBytes(32) }, /binder/],
+    ['a wrong key', { identity: 'nbdtwin', key: randomBytes(32) }, /does not have our secret: identity nbdtwin$/],
     ['an unknown identity', OTHER, /unknown identity "other"/],
   ])('refuses %s, and both ends say so', async (_name, key, detail) => {
     const mirror = await startMirror([KEY]);

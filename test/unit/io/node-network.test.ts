@@ -216,7 +216,8 @@ describe('listening and connecting', () => {
     expect(fs.readFileSync(path, 'utf8')).toBe('content');
     const missing = join(temporaryFolder(), 'none', 'socket');
     await expect(network.listen({ kind: 'unix', path: missing }, () => {})).rejects.toMatchObject({
-      code: 'address-unavailable',
+      code: 'directory-missing',
+      message: `cannot listen on ${missing}: its folder does not exist`,
     });
     const long = join(temporaryFolder(), 'x'.repeat(200));
     await expect(network.listen({ kind: 'unix', path: long }, () => {})).rejects.toMatchObject({

@@ -59,12 +59,15 @@ describe('opening a disk', () => {
   it('leaves nothing behind when a disk cannot be made', async () => {
     const path = join(temporaryFolder(), 'disk');
     const calls = faultCalls({ truncate: () => Promise.reject(systemError('EFBIG')) });
-    await expect(openNodeDisk(path, { createSize: MIB }, calls)).rejects.toMatchObject({ code: 'no-space' });
+    await expect(openNodeDisk(path, { createSize: MIB }, calls)).rejects.toMatchObject({ code: 'disk-too-large' });
     expect(fs.existsSync(path)).toBe(false);
     await expect(files.openDisk(path, { createSize: 0 })).rejects.toMatchObject({ code: 'disk-empty' });
     expect(fs.existsSync(path)).toBe(false);
     const elsewhere = join(temporaryFolder(), 'missing', 'disk');
-    await expect(files.openDisk(elsewhere, { createSize: MIB })).rejects.toMatchObject({ code: 'disk-missing' });
+    await expect(files.openDisk(elsewhere, { createSize: MIB })).rejects.toMatchObject({
+      code: 'directory-missing',
+      message: `cannot make ${elsewhere}: its folder does not exist`,
+    });
   });
 
   it('refuses what is missing, empty or no disk', async () => {
@@ -176,7 +179,7 @@ needPrograms(
     execFileSync('mount', ['-o', 'remount,ro', folder]);
     await expect(files.openDisk(path, { lock: 'exclusive' })).rejects.toMatchObject({ code: 'disk-read-only' });
     await expect(files.openDisk(join(folder, 'new'), { createSize: 5 })).rejects.toMatchObject({
-      code: 'disk-read-only',
+      code: 'directory-read-only',
     });
     await expect(files.openState(path)).rejects.toMatchObject({ code: 'state-unwritable' });
     await expect(files.lockDirectory(folder)).rejects.toMatchObject({ code: 'directory-read-only' });

@@ -26,7 +26,10 @@ describe('reading a secret file', () => {
   it('tells what cannot be read', async () => {
     const folder = temporaryFolder();
     expect(await nodeSecretReader.readSecret(join(folder, 'none'), 100)).toBeUndefined();
-    await expect(nodeSecretReader.readSecret(folder, 100)).rejects.toMatchObject({ code: 'secret-missing' });
+    await expect(nodeSecretReader.readSecret(folder, 100)).rejects.toMatchObject({
+      code: 'secret-unreadable',
+      message: `${folder} cannot be read: illegal operation on a directory`,
+    });
   });
 
   it('reads no more than it may, so that a large file is refused and not swallowed', async () => {

@@ -57,6 +57,18 @@ describe('the log', () => {
     expect(bug!.err).toMatchObject({ type: 'TypeError', stack: expect.stringContaining('logger.test.ts') });
   });
 
+  it('leaves out the stack of what the system says, and fractions of milliseconds', async () => {
+    const [line] = await logged('info', false, (log) => {
+      const cause = Object.assign(new Error('no space left'), { code: 'ENOSPC' });
+      log.warn({ err: new Failure('no-space', 'disk full', { cause }), elapsedMs: 12.345 }, 'failed');
+    });
+    expect(JSON.parse(line!)).toMatchObject({
+      err: { cause: { code: 'ENOSPC', message: 'no space left' } },
+      elapsedMs: 12,
+    });
+    expect(line).not.toContain('stack');
+  });
+
   it('is readable on a terminal', async () => {
     const [line] = await logged('info', true, (log) => log.info({ export: 'disk' }, 'client connected'));
     expect(line).toMatch(/^\S*\[\d\d:\d\d:\d\d\.\d+\].*INFO.*client connected.*disk/);

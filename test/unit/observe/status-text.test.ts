@@ -1,10 +1,12 @@
 import { stripVTControlCharacters } from 'node:util';
 import { describe, expect, it } from 'vitest';
+import { Failure } from '../../../src/base/failure.ts';
 import { GIB, MIB } from '../../../src/base/units.ts';
 import type { MirrorDaemonStatus, ServeStatus } from '../../../src/daemon/status.ts';
 import type { MirrorExportStatus } from '../../../src/mirror/status.ts';
 import { colourPaint } from '../../../src/observe/paint.ts';
-import { statusLine, statusText } from '../../../src/observe/status-text.ts';
+import { silentLine, statusLine, statusText } from '../../../src/observe/status-text.ts';
+import { wholeMs } from '../../../src/observe/whole-ms.ts';
 import type { MirrorLinkStatus, RescanProgress } from '../../../src/primary/status.ts';
 
 const LINK: MirrorLinkStatus = {
@@ -168,5 +170,27 @@ describe('the status of a mirror', () => {
       '    problem   mirror-no-space: no space left',
       '              Free space in the mirror directory.',
     ]);
+  });
+});
+
+describe('a process that does not answer', () => {
+  it('is shown in a line, with what is wrong', () => {
+    const problem = new Failure('not-answering', 'mirror, pid 667, does not answer');
+    expect(silentLine({ role: 'mirror', pid: 667, problem })).toBe('mirror  pid 667: does not answer');
+    const foreign = new Failure('peer-foreign', '/s does not speak it');
+    expect(silentLine({ role: 'primary', pid: 1, problem: foreign })).toBe(
+      'primary  pid 1: peer-foreign: /s does not speak it',
+    );
+  });
+});
+
+describe('times in JSON', () => {
+  it('are whole milliseconds; other numbers stay as they are', () => {
+    const status = { uptimeMs: 1234.56, lag: { ms: 0.4, bytes: 7 }, share: 0.5, etaMs: undefined };
+    expect(JSON.parse(JSON.stringify(status, wholeMs))).toEqual({
+      uptimeMs: 1235,
+      lag: { ms: 0, bytes: 7 },
+      share: 0.5,
+    });
   });
 });
