@@ -13,7 +13,7 @@ const source = new URL('../src/', import.meta.url);
 /** The byte tables in the comments of one file; offsets and sizes with a variable part count with that part empty. */
 function tablesOf(file: string): Table[] {
   const text = readFileSync(new URL(file, source), 'utf8');
-  return [...text.matchAll(/\* offset {2}size {2}field\n([^]*?)```/g)].map(([, body]) => {
+  return [...text.matchAll(/\* offset {2}size {2}field\n([\s\S]*?)```/g)].map(([, body]) => {
     const lines = body!.split('\n').map((line) => line.replace(/^\s*\*/, ''));
     const rows = lines.flatMap((line) => {
       const row = /^\s*(\d+)(?: \+ n)?\s+(\d+|n)\s{2}\S/.exec(line);

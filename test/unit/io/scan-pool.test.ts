@@ -182,7 +182,7 @@ describe('threads of a scan', () => {
     );
     const pool = newPool({ threads: 1, workerUrl: pathToFileURL(script) });
     await expect(pool.scan(disk, whole(disk))).rejects.toMatchObject({
-      code: 'io-error',
+      code: 'scan-failed',
       message: expect.stringContaining('scan thread') as unknown,
     });
     expect((await pool.scan(disk, whole(disk))).zero).toHaveLength(16);
