@@ -17,8 +17,3 @@ export const ID_SIZE = 16;
 
 /** No id: sixteen zero bytes. */
 export const NO_ID: Buffer = Buffer.alloc(ID_SIZE);
-
-/** An id for people and JSON. */
-export function formatId(id: Uint8Array): string {
-  return Buffer.from(id.buffer, id.byteOffset, id.byteLength).toString('hex');
-}

@@ -1,6 +1,4 @@
-import type { Log } from '../base/log.ts';
 import type { Address } from '../io/network.ts';
-import type { World } from '../io/world.ts';
 import type { ChannelTiming } from '../link/channel.ts';
 import type { LinkTls } from '../secure/tls.ts';
 import type { MirrorStatus } from './status.ts';
@@ -23,5 +21,3 @@ export interface Mirror {
   /** Clean stop: applies everything received, makes it durable, records it. */
   close(): Promise<void>;
 }
-
-export type OpenMirror = (world: World, log: Log, options: MirrorOptions) => Promise<Mirror>;

@@ -17,7 +17,7 @@ import { RescanTarget } from '../rescan/target.ts';
 import { Applier, checkOperation } from './applier.ts';
 import { asMirrorFailure, type MirrorImage } from './image.ts';
 
-export const BACKLOG_SIZE_MAX = 32 * MIB;
+const BACKLOG_SIZE_MAX = 32 * MIB;
 const RECORD_INTERVAL_MS = 200;
 /** Acknowledgements that only report progress are sent at most this often; durable ones at once. */
 const ACK_INTERVAL_MS = 5;

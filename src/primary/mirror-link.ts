@@ -52,7 +52,7 @@ export interface RetryTiming {
   readonly behindMs: number;
 }
 
-export const DEFAULT_RETRY: RetryTiming = { firstMs: 200, lastMs: 10_000, refusedMs: 60_000, behindMs: 1_000 };
+const DEFAULT_RETRY: RetryTiming = { firstMs: 200, lastMs: 10_000, refusedMs: 60_000, behindMs: 1_000 };
 
 export interface MirrorLinkSettings {
   readonly address: Address;

@@ -1,7 +1,5 @@
-import type { Log } from '../base/log.ts';
 import type { Disk } from '../io/disk.ts';
 import type { Address } from '../io/network.ts';
-import type { World } from '../io/world.ts';
 import type { ChannelTiming } from '../link/channel.ts';
 import type { LinkTls } from '../secure/tls.ts';
 import type { Volume } from '../volume/volume.ts';
@@ -44,5 +42,3 @@ export interface Primary {
   /** Clean stop: drains what the mirror can take within `drainMs`, writes the clean flag, closes volume and state. */
   close(drainMs: number): Promise<void>;
 }
-
-export type OpenPrimary = (world: World, log: Log, options: PrimaryOptions) => Promise<Primary>;

@@ -85,7 +85,7 @@ export interface PrimaryStatus {
 }
 
 /** One range that differs between the images. */
-export interface DifferingRange {
+interface DifferingRange {
   readonly offset: number;
   readonly length: number;
 }

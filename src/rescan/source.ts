@@ -178,7 +178,7 @@ function sameDigest(a: Uint8Array, b: Uint8Array, index: number): boolean {
 }
 
 /** Sorted ranges with those neighbours made one that are `alike`. */
-export function joined<R extends Range>(ranges: readonly R[], alike: (a: R, b: R) => boolean = () => true): R[] {
+function joined<R extends Range>(ranges: readonly R[], alike: (a: R, b: R) => boolean = () => true): R[] {
   const result: R[] = [];
   for (const range of ranges) {
     const last = result.at(-1);
