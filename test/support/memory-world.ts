@@ -24,6 +24,8 @@ export function repeatableRandom(): Random {
 /** The link inside the process: what connects has proved the identity that the test says. */
 export class MemoryLinkNetwork extends MemoryNetwork implements Network {
   identity = 'nbdtwin';
+  /** Listening ends of the links so far. */
+  readonly links: MemoryStream[] = [];
   #onLink: ((stream: ByteStream) => void) | undefined;
 
   override async listenLink(
@@ -46,6 +48,7 @@ export class MemoryLinkNetwork extends MemoryNetwork implements Network {
     const [server, client] = MemoryStream.pair();
     server.identity = this.identity;
     server.encrypted = true;
+    this.links.push(server);
     setImmediate(() => onLink(server));
     return client;
   }

@@ -1,0 +1,484 @@
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { Failure } from '../../../src/base/failure.ts';
+import { silentLog } from '../../../src/base/log.ts';
+import { MIB } from '../../../src/base/units.ts';
+import { digestOf } from '../../../src/io/digest.ts';
+import { Channel } from '../../../src/link/channel.ts';
+import { encodeFrame, FRAME_COMPLETE, type Frame, FrameType } from '../../../src/link/frame.ts';
+import {
+  type Begin,
+  decodeAck,
+  decodeDigestReply,
+  decodeRefused,
+  decodeWelcome,
+  encodeBegin,
+  encodeDigestRequest,
+  encodeHello,
+  type Hello,
+  type Positions,
+  type Welcome,
+} from '../../../src/link/messages.ts';
+import type { Mirror } from '../../../src/mirror/mirror.ts';
+import { openMirror } from '../../../src/mirror/open-mirror.ts';
+import type { MirrorExportStatus } from '../../../src/mirror/status.ts';
+import type { MemoryDisk } from '../../support/memory-disk.ts';
+import { type MemoryWorld, memoryWorld, turns } from '../../support/memory-world.ts';
+import { beginning, HELLO, IMAGE, SIZE } from './fixtures.ts';
+
+const KEY = Buffer.alloc(16, 5);
+
+/** A primary whose every word is the test's. */
+class Scripted {
+  readonly channel: Channel;
+  readonly frames: Frame[] = [];
+  reason: Failure | undefined;
+  ended = false;
+
+  private constructor(channel: Channel) {
+    this.channel = channel;
+  }
+
+  static async connect(world: MemoryWorld): Promise<Scripted> {
+    return new Scripted(new Channel(await world.network.connectLink(), world.clock));
+  }
+
+  static async hello(world: MemoryWorld, hello: Partial<Hello> = {}): Promise<Scripted> {
+    const scripted = await Scripted.connect(world);
+    scripted.channel.send([encodeHello({ ...HELLO, ...hello })]);
+    return scripted;
+  }
+
+  async welcome(): Promise<Welcome> {
+    return decodeWelcome(await this.channel.take(60_000));
+  }
+
+  /** The code of the refusal that is the answer. */
+  async refusal(): Promise<string> {
+    const frame = await this.channel.take(60_000);
+    return frame.type === FrameType.REFUSED ? decodeRefused(frame).code : `frame ${frame.type}`;
+  }
+
+  /** The next place in the queue of rescans. */
+  async place(): Promise<number> {
+    return (await this.channel.take(60_000)).length;
+  }
+
+  requestRescan(): void {
+    this.channel.send([encodeFrame(FrameType.RESCAN_REQUEST)]);
+  }
+
+  /** BEGIN, and from the first ACK on frames are collected. */
+  async begin(begin: Begin): Promise<Positions> {
+    this.channel.send([encodeBegin(begin)]);
+    const first = await this.channel.take(60_000);
+    if (first.type === FrameType.REFUSED) throw decodeRefused(first);
+    this.channel.open({
+      frame: (frame) => this.frames.push(frame),
+      drain: () => undefined,
+      closed: (reason) => {
+        this.ended = true;
+        this.reason = reason;
+      },
+    });
+    return decodeAck(first);
+  }
+
+  write(sequence: number, offset: number, data: Buffer, flags = 0): void {
+    const fields = { flags, sequence, offset, length: data.length, payload: data };
+    this.channel.send([encodeFrame(FrameType.WRITE, fields)]);
+  }
+
+  checkpoint(number: number, sequence: number, complete = false): void {
+    const flags = complete ? FRAME_COMPLETE : 0;
+    this.channel.send([encodeFrame(FrameType.CHECKPOINT, { flags, sequence, offset: number })]);
+  }
+
+  ofType(type: number): Frame[] {
+    return this.frames.filter((frame) => frame.type === type);
+  }
+
+  get position(): Positions {
+    return decodeAck(this.ofType(FrameType.ACK).at(-1)!);
+  }
+}
+
+async function running(
+  options: { rescansMax?: number; world?: MemoryWorld } = {},
+): Promise<{ world: MemoryWorld; mirror: Mirror }> {
+  const world = options.world ?? memoryWorld();
+  await world.files.makeDirectory('/mirrors');
+  const mirror = await openMirror(world, silentLog, {
+    directory: '/mirrors',
+    listen: { kind: 'tcp', host: 'memory', port: 1 },
+    tls: { keys: [] },
+    ...(options.rescansMax === undefined ? {} : { rescansMax: options.rescansMax }),
+  });
+  onTestFinished(() => mirror.close());
+  return { world, mirror };
+}
+
+/** A primary that has seeded its image and streams. */
+async function streaming(world: MemoryWorld, hello: Partial<Hello> = {}): Promise<Scripted> {
+  const primary = await Scripted.hello(world, hello);
+  await primary.welcome();
+  primary.requestRescan();
+  while ((await primary.place()) > 0);
+  await primary.begin(beginning('SEEDING'));
+  primary.checkpoint(1, 0, true);
+  await turns();
+  return primary;
+}
+
+function imageDisk(world: MemoryWorld): MemoryDisk {
+  return world.files.file(IMAGE).disk;
+}
+
+function statusOf(mirror: Mirror): MirrorExportStatus {
+  return mirror.status().exports[0]!;
+}
+
+describe('a session with the mirror', () => {
+  it('seeds a new image, streams, is recorded within 200 ms, and resumes where it was', async () => {
+    const { world, mirror } = await running();
+    const primary = await Scripted.hello(world);
+    expect(await primary.welcome()).toMatchObject({ fresh: true, consistent: false, seeded: false, size: 0 });
+    primary.requestRescan();
+    expect(await primary.place()).toBe(0);
+    const first = await primary.begin(beginning('SEEDING', 10));
+    expect(first).toEqual({ received: 10, applied: 10, durable: 10, recorded: 10 });
+    expect(statusOf(mirror)).toMatchObject({ state: 'seeding', consistent: false });
+    primary.checkpoint(1, 10, true);
+    await turns();
+    expect(primary.ofType(FrameType.CHECKPOINT_DONE)).toMatchObject([{ sequence: 10, offset: 1 }]);
+    primary.write(11, 512, Buffer.alloc(512, 7));
+    await turns();
+    world.clock.advance(5);
+    await turns();
+    expect(primary.position).toMatchObject({ received: 11, applied: 11, recorded: 10 });
+    world.clock.advance(200);
+    await turns();
+    expect(primary.position).toEqual({ received: 11, applied: 11, durable: 11, recorded: 11 });
+    expect(imageDisk(world).content()[512]).toBe(7);
+    expect(statusOf(mirror)).toMatchObject({
+      state: 'streaming',
+      consistent: true,
+      applied: 11,
+      primary: 'memory-client',
+    });
+    primary.channel.close();
+    await turns();
+
+    const next = await Scripted.hello(world);
+    expect(await next.welcome()).toMatchObject({
+      fresh: false,
+      consistent: true,
+      seeded: true,
+      resumeAfter: 11,
+      checkpoint: 1,
+    });
+    expect(await next.begin(beginning('CATCH_UP', 11))).toMatchObject({ applied: 11, recorded: 11 });
+  });
+
+  it('survives a restart of the mirror', async () => {
+    const { world, mirror } = await running();
+    const primary = await streaming(world);
+    primary.write(1, 0, Buffer.alloc(512, 1));
+    await turns();
+    await mirror.close();
+    await turns();
+    expect(primary.reason?.code).toBe('mirror-shutting-down');
+    expect(world.files.openCount).toBe(0);
+    const again = await running({ world });
+    expect(statusOf(again.mirror)).toMatchObject({ state: 'waiting', applied: 1, recorded: 1, consistent: true });
+    const next = await Scripted.hello(world);
+    expect(await next.welcome()).toMatchObject({ resumeAfter: 1, consistent: true });
+  });
+
+  it('answers digests of a pass and checks at their place of the stream', async () => {
+    const { world } = await running();
+    const primary = await streaming(world);
+    const block = Buffer.alloc(4096, 3);
+    primary.channel.send([encodeDigestRequest(0, SIZE, 4096)]);
+    primary.write(1, 4096, block);
+    primary.channel.send([encodeFrame(FrameType.PASS, { sequence: 1, payload: KEY })]);
+    for (const fill of [3, 4]) {
+      const payload = digestOf(Buffer.alloc(4096, fill), KEY, 4096);
+      primary.channel.send([encodeFrame(FrameType.CHECK, { sequence: 1, offset: 4096, length: 4096, payload })]);
+    }
+    await turns();
+    const reply = decodeDigestReply(primary.ofType(FrameType.DIGEST_REPLY)[0]!, SIZE);
+    expect([...reply.zero].flatMap((zero, index) => (zero === 1 ? [] : [index]))).toEqual([1]);
+    expect(Buffer.from(reply.digests.subarray(16, 32)).equals(digestOf(block, KEY, 4096, 4096))).toBe(true);
+    expect(primary.ofType(FrameType.CHECK_RESULT)).toMatchObject([
+      { flags: 1, offset: 4096, length: 4096 },
+      { flags: 0, offset: 4096, length: 4096 },
+    ]);
+  });
+
+  it('is refused for a check without a pass, too long, or outside the image', async () => {
+    for (const [pass, offset, length] of [
+      [false, 0, 4096],
+      [true, 0, MIB + 1],
+      [true, SIZE, 4096],
+      [true, 0, 0],
+    ] as const) {
+      const { world } = await running();
+      const primary = await streaming(world);
+      if (pass) primary.channel.send([encodeFrame(FrameType.PASS, { payload: KEY })]);
+      primary.channel.send([encodeFrame(FrameType.CHECK, { offset, length, payload: Buffer.alloc(16) })]);
+      await turns();
+      expect(primary.reason?.code).toBe('frame-invalid');
+    }
+  });
+
+  it('stops reading while too much waits for the disk, and goes on', async () => {
+    const { world } = await running();
+    const primary = await streaming(world, { size: MIB });
+    const server = world.network.links.at(-1)!;
+    let letGo = (): void => undefined;
+    imageDisk(world).hook = () =>
+      new Promise((resolve) => {
+        letGo = resolve;
+      });
+    for (let sequence = 1; sequence <= 40; sequence += 1) primary.write(sequence, 0, Buffer.alloc(MIB, sequence));
+    await turns(100);
+    expect(server.isPaused).toBe(true);
+    expect(server.bytesRead).toBeLessThan(36 * MIB);
+    imageDisk(world).hook = undefined;
+    letGo();
+    await turns(200);
+    expect(server.isPaused).toBe(false);
+    expect(imageDisk(world).content()[0]).toBe(40);
+  });
+
+  it('whose disk fails tells the primary, which resumes after what was recorded', async () => {
+    const { world, mirror } = await running();
+    const primary = await streaming(world);
+    primary.write(1, 0, Buffer.alloc(512, 1));
+    await turns();
+    world.clock.advance(200);
+    await turns();
+    imageDisk(world).hook = (call) => (call === 'sync' ? Promise.reject(new Failure('io-error', 'bad')) : undefined);
+    primary.write(2, 512, Buffer.alloc(512, 2));
+    primary.channel.send([encodeFrame(FrameType.BARRIER, { sequence: 2 })]);
+    await turns();
+    expect(primary.reason?.code).toBe('mirror-io-error');
+    expect(statusOf(mirror)).toMatchObject({
+      state: 'failed',
+      problem: { code: 'mirror-io-error' },
+      consistent: false,
+    });
+    imageDisk(world).hook = undefined;
+    const next = await Scripted.hello(world);
+    expect(await next.welcome()).toMatchObject({ resumeAfter: 1, recorded: 1 });
+    await next.begin(beginning('CATCH_UP', 1, 2));
+    expect(statusOf(mirror).problem).toBeUndefined();
+  });
+});
+
+describe('the queue of rescans', () => {
+  it('lets the next one in when a rescan is complete, while its session streams on', async () => {
+    const { world } = await running({ rescansMax: 1 });
+    const first = await Scripted.hello(world, { exportName: 'first' });
+    await first.welcome();
+    first.requestRescan();
+    expect(await first.place()).toBe(0);
+    const others = await Promise.all(
+      ['second', 'third'].map(async (exportName) => {
+        const other = await Scripted.hello(world, { exportName, volumeId: Buffer.from(exportName.padEnd(16)) });
+        await other.welcome();
+        other.requestRescan();
+        return other;
+      }),
+    );
+    expect(await Promise.all(others.map((other) => other.place()))).toEqual([1, 2]);
+    await first.begin(beginning('SEEDING'));
+    first.checkpoint(1, 0, false);
+    await turns();
+    first.checkpoint(2, 0, true);
+    expect(await Promise.all(others.map((other) => other.place()))).toEqual([0, 1]);
+    expect(first.channel.ended).toBe(false);
+    others[0]!.channel.destroy(new Failure('connection-lost', 'gone'));
+    expect(await others[1]!.place()).toBe(0);
+  });
+
+  it('is not passed by: a rescan without admission is refused, as is a position that the image does not have', async () => {
+    const { world } = await running({ rescansMax: 1 });
+    const rude = await Scripted.hello(world);
+    await rude.welcome();
+    await expect(rude.begin(beginning('SEEDING'))).rejects.toEqual(expect.objectContaining({ code: 'frame-invalid' }));
+    (await streaming(world)).channel.close();
+    await turns();
+    for (const begin of [beginning('CATCH_UP', 1), beginning('RESCAN', 0)]) {
+      const wrong = await Scripted.hello(world);
+      await wrong.welcome();
+      await expect(wrong.begin(begin)).rejects.toEqual(expect.objectContaining({ code: 'frame-invalid' }));
+    }
+    const grown = await Scripted.hello(world, { size: SIZE + 512 });
+    await grown.welcome();
+    await expect(grown.begin(beginning('CATCH_UP', 0))).rejects.toEqual(
+      expect.objectContaining({ code: 'frame-invalid' }),
+    );
+  });
+});
+
+describe('who may write to an export', () => {
+  it('is the newest session of the same run, once the one before has left the disk', async () => {
+    const { world } = await running();
+    const first = await streaming(world);
+    let letGo = (): void => undefined;
+    imageDisk(world).hook = (call) =>
+      call === 'write'
+        ? new Promise((resolve) => {
+            letGo = resolve;
+          })
+        : undefined;
+    first.write(1, 0, Buffer.alloc(512, 1));
+    await turns();
+    const second = await Scripted.hello(world);
+    let welcomed = false;
+    const welcome = second.welcome().then((answer) => {
+      welcomed = true;
+      return answer;
+    });
+    await turns();
+    expect([first.ended, welcomed]).toEqual([true, false]);
+    letGo();
+    expect(await welcome).toMatchObject({ resumeAfter: 1 });
+  });
+
+  it('is not another run of the same volume while the first answers, and is once it does not', async () => {
+    const { world } = await running();
+    const first = await streaming(world);
+    const clone = await Scripted.hello(world, { run: Buffer.alloc(16, 77) });
+    expect(await clone.refusal()).toBe('image-busy');
+    expect(first.ended).toBe(false);
+    // The first one falls silent: what it would answer never leaves its host.
+    first.channel.pauseReading();
+    const second = await Scripted.hello(world, { run: Buffer.alloc(16, 77) });
+    const welcome = second.welcome();
+    await turns();
+    world.clock.advance(5_000);
+    expect(await welcome).toMatchObject({ resumeAfter: 0 });
+    await turns();
+    expect(first.ended || first.channel.ended).toBe(true);
+  });
+
+  it('is never another volume, generation, or a disk smaller than the image', async () => {
+    const { world } = await running();
+    const first = await streaming(world);
+    const other = { volumeId: Buffer.alloc(16, 66) };
+    expect(await (await Scripted.hello(world, other)).refusal()).toBe('name-taken');
+    first.channel.close();
+    await turns();
+    expect(await (await Scripted.hello(world, other)).refusal()).toBe('image-foreign');
+    expect(await (await Scripted.hello(world, { generation: Buffer.alloc(16, 9) })).refusal()).toBe('generation-newer');
+    expect(await (await Scripted.hello(world, { size: SIZE - 512 })).refusal()).toBe('image-larger');
+    expect(await (await Scripted.hello(world)).welcome()).toMatchObject({ resumeAfter: 0 });
+  });
+
+  it('is told by its identity and by the name of the export', async () => {
+    const { world } = await running();
+    for (const exportName of ['', '../x', 'a.twin', 'a//b', '.hidden', 'a\0b', 'x'.repeat(255)]) {
+      expect(await (await Scripted.hello(world, { exportName })).refusal()).toBe('name-invalid');
+    }
+    world.network.identity = 'web';
+    expect(await (await Scripted.hello(world, { exportName: 'db' })).refusal()).toBe('identity-refused');
+    expect(await (await Scripted.hello(world, { exportName: 'website' })).refusal()).toBe('identity-refused');
+    expect(await (await Scripted.hello(world, { exportName: 'web/disk' })).welcome()).toMatchObject({ fresh: true });
+  });
+
+  it('is nobody that does not open a session as a primary does', async () => {
+    const { world } = await running();
+    const wrong = await Scripted.connect(world);
+    wrong.channel.send([encodeFrame(FrameType.PASS)]);
+    expect(await wrong.refusal()).toBe('peer-foreign');
+    expect(await (await Scripted.hello(world, { versionMin: 9, versionMax: 9 })).refusal()).toBe('peer-version');
+    const silent = await Scripted.connect(world);
+    await turns();
+    const answer = silent.refusal();
+    world.clock.advance(10_000);
+    await expect(answer).rejects.toEqual(expect.objectContaining({ code: 'connection-lost' }));
+  });
+});
+
+describe('the stop of a mirror', () => {
+  it('waits for nobody who has said nothing yet, and lets in nobody who says HELLO meanwhile', async () => {
+    const { world, mirror } = await running();
+    const first = await streaming(world);
+    let letGo = (): void => undefined;
+    imageDisk(world).hook = (call) =>
+      call === 'write'
+        ? new Promise((resolve) => {
+            letGo = resolve;
+          })
+        : undefined;
+    first.write(1, 0, Buffer.alloc(512, 1));
+    const silent = await Scripted.connect(world);
+    const late = await Scripted.connect(world);
+    await turns();
+    let closed = false;
+    const closing = mirror.close().then(() => {
+      closed = true;
+    });
+    late.channel.send([encodeHello({ ...HELLO, exportName: 'late' })]);
+    expect(await late.refusal()).toBe('mirror-shutting-down');
+    expect(await silent.refusal()).toBe('mirror-shutting-down');
+    await turns();
+    expect(closed).toBe(false);
+    letGo();
+    imageDisk(world).hook = undefined;
+    await closing;
+    await turns();
+    expect(first.reason?.code).toBe('mirror-shutting-down');
+    expect(world.files.openCount).toBe(0);
+  });
+
+  it('makes everything durable that was received, and the next start takes the directory', async () => {
+    const { world, mirror } = await running();
+    const primary = await streaming(world);
+    for (let sequence = 1; sequence <= 50; sequence += 1)
+      primary.write(sequence, sequence * 512, Buffer.alloc(512, sequence));
+    await turns(2);
+    await mirror.close();
+    const disk = imageDisk(world);
+    expect(disk.durableContent().equals(disk.content())).toBe(true);
+    const again = await running({ world });
+    const { applied } = statusOf(again.mirror);
+    expect(disk.content()[applied * 512]).toBe(applied);
+    expect(disk.content()[(applied + 1) * 512]).toBe(0);
+  });
+});
+
+describe('the opening of a mirror', () => {
+  it('needs its directory, alone', async () => {
+    const world = memoryWorld();
+    const options = {
+      directory: '/nowhere',
+      listen: { kind: 'tcp', host: 'memory', port: 1 },
+      tls: { keys: [] },
+    } as const;
+    await expect(openMirror(world, silentLog, options)).rejects.toEqual(
+      expect.objectContaining({ code: 'directory-missing' }),
+    );
+    await running({ world });
+    await expect(openMirror(world, silentLog, { ...options, directory: '/mirrors' })).rejects.toEqual(
+      expect.objectContaining({ code: 'directory-busy' }),
+    );
+  });
+
+  it('shows an image that cannot be opened with its problem, and serves the others', async () => {
+    const { world, mirror } = await running();
+    (await streaming(world)).channel.close();
+    (await streaming(world, { exportName: 'other' })).channel.close();
+    await turns();
+    await mirror.close();
+    world.files.put(`${IMAGE}.twin/mirror`, Buffer.alloc(8192));
+    const again = await running({ world });
+    const byName = new Map(again.mirror.status().exports.map((one) => [one.name, one]));
+    expect(byName.get('disk')).toMatchObject({ state: 'failed', problem: { code: 'state-corrupt' } });
+    expect(byName.get('other')).toMatchObject({ state: 'waiting', problem: undefined });
+    expect(await (await Scripted.hello(world)).refusal()).toBe('state-corrupt');
+    expect(await (await Scripted.hello(world, { exportName: 'other' })).welcome()).toMatchObject({ consistent: true });
+  });
+});
