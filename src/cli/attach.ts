@@ -21,6 +21,9 @@ Needs root, the kernel module nbd and the program nbd-client. What it runs is pr
 A server that restarts is not found again by nbd-client: unmount, \`nbdtwin detach\` and attach anew. (Its -persist loses
 writes that are in flight, so it is not used.)
 
+It attaches without TLS: against a server that requires it, serve a unix socket for this host, or run nbd-client itself
+with -certfile and -keyfile. nbd-client knows certificates, and no keys of --tls-psk-file.
+
 Examples:
   nbdtwin attach /dev/nbd0 && mkfs.ext4 /dev/nbd0 && mount /dev/nbd0 /mnt
   nbdtwin attach /dev/nbd0 --socket /run/nbd.sock --export disk

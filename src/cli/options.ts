@@ -1,6 +1,6 @@
 /** Values of options, and the options that several commands share. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { parseSize } from '../base/units.ts';
+import { formatSize, parseSize } from '../base/units.ts';
 import type { SecretSources } from '../daemon/config.ts';
 import { LOG_LEVELS, type LogLevel } from '../observe/log-level.ts';
 
@@ -9,7 +9,7 @@ export function sizeParser(min: number, max: number): (text: string) => number {
   return (text) => {
     const size = parseSize(text);
     if (size === undefined) throw new InvalidArgumentError('A size is a number with K, M, G or T, such as 64M.');
-    return within(size, min, max, 'size');
+    return within(size, min, max, 'size', formatSize);
   };
 }
 
@@ -17,7 +17,7 @@ export function sizeParser(min: number, max: number): (text: string) => number {
 export function parseRate(text: string): number {
   const rate = parseSize(text.replace(/\/s$/, ''));
   if (rate === undefined) throw new InvalidArgumentError('A rate is a size per second, such as 50M.');
-  return within(rate, 1024, Number.MAX_SAFE_INTEGER, 'rate');
+  return within(rate, 1024, Number.MAX_SAFE_INTEGER, 'rate', formatSize);
 }
 
 const DURATION_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
@@ -74,7 +74,15 @@ export function addProcessOptions(command: Command): Command {
     .option('--stop-with-stdin', 'stop when stdin ends, as it does when the program at its other end dies');
 }
 
-function within(value: number, min: number, max: number, what: string): number {
-  if (!(value >= min && value <= max)) throw new InvalidArgumentError(`This ${what} must be from ${min} to ${max}.`);
+function within(
+  value: number,
+  min: number,
+  max: number,
+  what: string,
+  format: (value: number) => string = String,
+): number {
+  if (!(value >= min && value <= max)) {
+    throw new InvalidArgumentError(`This ${what} must be from ${format(min)} to ${format(max)}.`);
+  }
   return value;
 }

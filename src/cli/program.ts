@@ -24,8 +24,9 @@ plain image. After an interruption the two find back together by themselves.`;
 const START = `
 To see it at work on this machine: nbdtwin demo
 
-Exit status: 0 success, 1 \`verify\` found differences, 64 wrong usage, 66 something is missing, 69 not reachable or not
-running, 70 internal error, 73 cannot create, 74 I/O error, 75 busy, 76 protocol, 77 no permission, 78 configuration.`;
+Exit status: 0 success, 1 \`verify\` found differences, 64 wrong usage, 65 data that does not fit, 66 something is missing,
+68 no such host, 69 not reachable or not running, 70 internal error, 71 a program failed, 72 no kernel module, 73 cannot
+create, 74 I/O error, 75 busy, 76 protocol, 77 no permission, 78 configuration, 128 + signal (130 is Ctrl-C).`;
 
 /** Commands that go on, or clean up, when their output is closed. */
 const CLEANING = new Set(['serve', 'mirror', 'demo']);
@@ -50,7 +51,7 @@ function createProgram(): Command {
     .version(VERSION, '-V, --version')
     .addHelpText('after', START)
     .configureHelp({ sortSubcommands: false, showGlobalOptions: false })
-    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'nbdtwin: ')) })
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'nbdtwin: usage: ')) })
     .showHelpAfterError('`nbdtwin help COMMAND` shows what is possible.')
     .exitOverride()
     .hook('preAction', (_, command) => {
@@ -58,6 +59,8 @@ function createProgram(): Command {
     });
   // Commands inherit these settings when they are added.
   for (const add of [addServe, addMirror, addStatus, addVerify, addSecret, addAttach, addDetach, addDemo]) add(program);
+  const version = program.command('version').description('Prints the release, as --version does.');
+  version.action(() => void process.stdout.write(`${VERSION}\n`));
   return program;
 }
 

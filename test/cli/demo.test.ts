@@ -110,7 +110,7 @@ describe('the demonstration', () => {
     const demo = startDemo();
     await until(() => demo.output().includes('through NBD ...'), 'something is being written');
     demo.kill('SIGKILL');
-    await demo.exited;
+    expect(await demo.exited).toEqual({ status: null, signal: 'SIGKILL' });
     await until(() => !childPids(demo.output()).some(isNbdtwin), 'both processes have ended');
   });
 

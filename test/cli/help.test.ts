@@ -35,18 +35,20 @@ describe('help', () => {
 describe('--version', () => {
   it('prints the release of package.json', async () => {
     const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string };
-    expect(await runNbdtwin(['--version'])).toMatchObject({ status: 0, stdout: `${version}\n` });
+    for (const word of ['--version', 'version']) {
+      expect(await runNbdtwin([word])).toMatchObject({ status: 0, stdout: `${version}\n` });
+    }
   });
 });
 
 describe('wrong usage', () => {
   it.each([
-    [['frobnicate'], /unknown command 'frobnicate'/],
+    [['frobnicate'], /^nbdtwin: usage: unknown command 'frobnicate'/],
     [['serve'], /missing required argument 'disk'/],
     [['serve', 'a', 'b'], /too many arguments/],
     [['serve', 'a', '--bogus'], /unknown option '--bogus'/],
     [['serve', 'a', '--window', 'much'], /A size is a number/],
-    [['serve', 'a', '--window', '1K'], /This size must be from/],
+    [['serve', 'a', '--window', '1K'], /This size must be from 1 MiB to 64 GiB/],
     [['serve', 'a', '--rekey-interval', '1'], /A duration is a number/],
     [['serve', 'a', '--rescan-rate', 'fast'], /A rate is a size/],
     [['serve', 'a', '--log-level', 'loud'], /Allowed choices are debug, info, warn, error, silent/],

@@ -69,7 +69,7 @@ describe('status', () => {
     await twin.mirror.crash();
     await until(async () => (await twin.primary.link()).problem?.code === 'peer-unreachable', 'the loss is known');
     const offline = (await runNbdtwin(['status'], beside(twin))).stdout;
-    expect(offline).toMatch(/^ {4}problem +peer-unreachable: .*ECONNREFUSED/m);
+    expect(offline).toMatch(/^ {4}problem +peer-unreachable: .*: connection refused/m);
     expect(offline).toContain('Check that the other side runs');
     expect(offline).toMatch(/^ +next attempt in /m);
   });
