@@ -32,7 +32,8 @@ test('a burst that overruns the window while the mirror gets ready for a rescan 
   const pair = await Pair.inStep({ primary: { windowSize: MIB } });
   await pair.stopMirror();
   await burst(pair);
-  expect(pair.link.state).toBe('behind');
+  // Order has been given up, whatever the link is trying at this moment.
+  expect(pair.link.markedSize).toBeGreaterThan(0);
   const mirror = await heldMirror(pair);
   await pair.until('the rescan has been admitted', () => pair.link.state === 'rescan');
   await burst(pair);
