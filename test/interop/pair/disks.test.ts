@@ -1,6 +1,6 @@
 /** Disks that fill up, fail, vanish or were spoilt, on either side. */
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
@@ -242,6 +242,26 @@ test('an image moved away between runs is refused until it is back, and is then 
   renameSync(`${pair.folder}/away.img`, pair.imagePath);
   await pair.untilInStep();
   pair.expectIdentical();
+});
+
+test('an image put back, with its state, to an older copy of itself is compared whole', async () => {
+  const pair = await Pair.inStep();
+  await pair.write(MIB, randomBytes(5000));
+  await pair.untilInStep();
+  // As a snapshot of the running mirror has it.
+  cpSync(pair.imagePath, `${pair.folder}/older.img`);
+  cpSync(`${pair.imagePath}.twin`, `${pair.folder}/older.img.twin`, { recursive: true });
+  await pair.write(2 * MIB, randomBytes(5000));
+  await pair.untilInStep();
+  await pair.stopMirror();
+  rmSync(`${pair.imagePath}.twin`, { recursive: true });
+  renameSync(`${pair.folder}/older.img`, pair.imagePath);
+  renameSync(`${pair.folder}/older.img.twin`, `${pair.imagePath}.twin`);
+  await pair.startMirror();
+  await pair.until('another session', () => pair.link.sessions > 1);
+  await pair.untilInStep();
+  pair.expectIdentical();
+  expect(pair.link.lastRescan).toMatchObject({ scope: 'everything', shippedSize: 8192 });
 });
 
 test('a mirror state that is corrupt: that export is refused and its image kept, others go on', async () => {
