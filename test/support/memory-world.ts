@@ -26,6 +26,10 @@ export class MemoryLinkNetwork extends MemoryNetwork implements Network {
   identity = 'nbdtwin';
   /** Listening ends of the links so far. */
   readonly links: MemoryStream[] = [];
+  /** Hands a link that was made to the listener; a test may hold it. */
+  deliver: (accept: () => void) => void = (accept) => {
+    setImmediate(accept);
+  };
   #onLink: ((stream: ByteStream) => void) | undefined;
 
   override async listenLink(
@@ -49,7 +53,7 @@ export class MemoryLinkNetwork extends MemoryNetwork implements Network {
     server.identity = this.identity;
     server.encrypted = true;
     this.links.push(server);
-    setImmediate(() => onLink(server));
+    this.deliver(() => onLink(server));
     return client;
   }
 }

@@ -1,0 +1,394 @@
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { NO_ID } from '../../../src/base/bytes.ts';
+import { Failure } from '../../../src/base/failure.ts';
+import { KIB, MIB } from '../../../src/base/units.ts';
+import type { ByteStream } from '../../../src/io/network.ts';
+import { encodeFrame, FrameType } from '../../../src/link/frame.ts';
+import type { Mirror } from '../../../src/mirror/mirror.ts';
+import { openMirror } from '../../../src/mirror/open-mirror.ts';
+import { CheckpointNumbers } from '../../../src/primary/checkpoints.ts';
+import { Ledger } from '../../../src/primary/ledger.ts';
+import type { LocalDisk } from '../../../src/primary/local-disk.ts';
+import { MirrorLink } from '../../../src/primary/mirror-link.ts';
+import { Replica } from '../../../src/primary/replica.ts';
+import { ReplicatingVolume } from '../../../src/primary/replicating-volume.ts';
+import type { SessionState } from '../../../src/primary/status.ts';
+import { DiskVolume } from '../../../src/volume/disk-volume.ts';
+import { RangeLock } from '../../../src/volume/range-lock.ts';
+import { MemoryDisk } from '../../support/memory-disk.ts';
+import { type LogLine, memoryLog } from '../../support/memory-log.ts';
+import { type MemoryWorld, memoryWorld, turns } from '../../support/memory-world.ts';
+
+const SIZE = 6 * MIB + 1536;
+const IMAGE = '/mirrors/disk.img';
+const RETRY = { firstMs: 20, lastMs: 200, refusedMs: 60_000, behindMs: 1_000 };
+const ADDRESS = { kind: 'tcp', host: 'memory', port: 1 } as const;
+
+/** A primary's link and a mirror in one process, over a link in memory, with a clock moved by hand. */
+class MemoryPair {
+  readonly world: MemoryWorld = memoryWorld();
+  readonly disk = new MemoryDisk(SIZE);
+  readonly replica: Replica;
+  readonly volume: ReplicatingVolume;
+  readonly link: MirrorLink;
+  readonly lines: readonly LogLine[];
+  readonly #log;
+  mirror: Mirror | undefined;
+  #fill = 0;
+
+  constructor(windowSize = 2 * MIB) {
+    const { world, disk } = this;
+    const { log, lines } = memoryLog();
+    this.lines = lines;
+    this.#log = log;
+    this.replica = new Replica(world.clock, SIZE, windowSize, 0, 0, false);
+    const ledger = new Ledger([this.replica], 0, true, () => Promise.resolve());
+    const local: LocalDisk = { volume: new DiskVolume(disk), disk, lock: new RangeLock() };
+    this.volume = new ReplicatingVolume(local, ledger);
+    this.link = new MirrorLink(
+      world,
+      log,
+      {
+        address: ADDRESS,
+        tls: { keys: [] },
+        exportName: 'disk',
+        volumeId: Buffer.alloc(16, 1),
+        windowSize,
+        rescanRate: undefined,
+        rekeySize: 2 ** 40,
+        rekeyIntervalMs: 2 ** 40,
+        retry: RETRY,
+      },
+      {
+        generation: Buffer.alloc(16, 2),
+        run: Buffer.alloc(16, 3),
+        parentRun: NO_ID,
+        parentSequence: 0,
+        size: SIZE,
+        rescanAll: false,
+      },
+      this.replica,
+      local,
+      new CheckpointNumbers(0),
+      ledger,
+    );
+    onTestFinished(async () => {
+      const stopping = Promise.all([this.link.stop(0), this.mirror?.close()]);
+      await this.pump(() => false, 20);
+      await stopping;
+    });
+  }
+
+  async startMirror(): Promise<void> {
+    await this.world.files.makeDirectory('/mirrors');
+    this.mirror = await openMirror(this.world, this.#log, {
+      directory: '/mirrors',
+      listen: ADDRESS,
+      tls: { keys: [] },
+      rescansMax: 1,
+    });
+  }
+
+  get state(): SessionState {
+    return this.link.status().state;
+  }
+
+  get imageDisk(): MemoryDisk {
+    return this.world.files.file(IMAGE).disk;
+  }
+
+  /** Writes something new somewhere. */
+  async write(count = 1): Promise<void> {
+    for (let index = 0; index < count; index += 1) {
+      this.#fill += 1;
+      const offset = (this.#fill * 777_777) % (SIZE - 8192);
+      await this.volume.write(offset, Buffer.alloc(8192, 1 + (this.#fill % 250)), { fua: false });
+    }
+  }
+
+  /** Lets time and everything else go on, until `done` or for `rounds`. */
+  async pump(done: () => boolean, rounds = 2_000): Promise<boolean> {
+    for (let round = 0; round < rounds; round += 1) {
+      if (done()) return true;
+      await turns(2);
+      this.world.clock.advance(5);
+    }
+    return done();
+  }
+
+  /** Lets everything go on until the work is done. */
+  async finish<T>(work: Promise<T>): Promise<T> {
+    let done = false;
+    const watched = work.finally(() => {
+      done = true;
+    });
+    watched.catch(() => undefined);
+    await this.pump(() => done);
+    return watched;
+  }
+
+  async until(state: SessionState): Promise<void> {
+    if (!(await this.pump(() => this.state === state)))
+      throw new Error(`never ${state}: ${JSON.stringify(this.link.status())}`);
+  }
+
+  async untilInStep(): Promise<void> {
+    const inStep = (): boolean => {
+      const { state, lag, recorded } = this.link.status();
+      return state === 'streaming' && lag.operations === 0 && recorded === this.replica.sequence;
+    };
+    if (!(await this.pump(inStep, 30_000))) throw new Error(`never in step: ${JSON.stringify(this.link.status())}`);
+  }
+
+  get identical(): boolean {
+    return this.imageDisk.content().equals(this.disk.content());
+  }
+
+  static async inStep(): Promise<MemoryPair> {
+    const pair = new MemoryPair();
+    await pair.startMirror();
+    pair.link.start();
+    await pair.untilInStep();
+    return pair;
+  }
+}
+
+/** Links wait until the test lets them through. */
+function holdLinks(pair: MemoryPair, where: 'connect' | 'accept'): () => void {
+  const { network } = pair.world;
+  let letThrough = (): void => undefined;
+  const gate = new Promise<void>((resolve) => {
+    letThrough = resolve;
+  });
+  const connect = network.connectLink.bind(network);
+  network.connectLink = async () => {
+    if (where === 'connect') await gate;
+    return connect();
+  };
+  if (where === 'accept') {
+    const deliver = network.deliver;
+    network.deliver = (accept) => void gate.then(() => deliver(accept));
+  }
+  return letThrough;
+}
+
+/** Syncs of the image wait until the test lets them go. */
+function holdSyncs(disk: MemoryDisk): () => void {
+  const held: (() => void)[] = [];
+  disk.hook = (call) => (call === 'sync' ? new Promise<void>((resolve) => held.push(resolve)) : undefined);
+  return () => {
+    disk.hook = undefined;
+    for (const go of held) go();
+  };
+}
+
+/** How to bring a pair to each state; returns how to let it go on. */
+const BRING: Readonly<Record<SessionState, (pair: MemoryPair) => Promise<() => void>>> = {
+  async offline(pair) {
+    await pair.startMirror();
+    return () => pair.link.start();
+  },
+  async connecting(pair) {
+    await pair.startMirror();
+    const release = holdLinks(pair, 'connect');
+    pair.link.start();
+    return release;
+  },
+  async negotiating(pair) {
+    await pair.startMirror();
+    const release = holdLinks(pair, 'accept');
+    pair.link.start();
+    return release;
+  },
+  async queued(pair) {
+    await pair.startMirror();
+    const other = new MemoryPair();
+    const blocker = await occupyRescans(pair, other);
+    pair.link.start();
+    await pair.until('queued');
+    return () => blocker.destroy();
+  },
+  async seeding(pair) {
+    await pair.startMirror();
+    let release = (): void => undefined;
+    pair.world.files.hook = (operation, path) => {
+      if (operation === 'syncDirectory' && path === '/mirrors') release = holdSyncs(pair.imageDisk);
+    };
+    pair.link.start();
+    await pair.until('seeding');
+    return () => release();
+  },
+  async rescan(pair) {
+    await seeded(pair);
+    pair.replica.uncertain(0, 1);
+    await pair.until('behind');
+    const release = holdSyncs(pair.imageDisk);
+    await pair.until('rescan');
+    return release;
+  },
+  async 'catch-up'(pair) {
+    await seeded(pair);
+    pair.world.network.links.at(-1)!.destroy();
+    const release = holdSyncs(pair.imageDisk);
+    await pair.until('catch-up');
+    return release;
+  },
+  async streaming(pair) {
+    await seeded(pair);
+    return () => undefined;
+  },
+  async behind(pair) {
+    await seeded(pair);
+    pair.replica.uncertain(0, 1);
+    await pair.until('behind');
+    return () => undefined;
+  },
+  async refused(pair) {
+    await pair.startMirror();
+    pair.world.network.identity = 'stranger';
+    pair.link.start();
+    await pair.until('refused');
+    return () => {
+      pair.world.network.identity = 'nbdtwin';
+    };
+  },
+};
+
+async function seeded(pair: MemoryPair): Promise<void> {
+  await pair.startMirror();
+  pair.link.start();
+  await pair.untilInStep();
+}
+
+/** Somebody else holds the only place for a rescan at the mirror. */
+async function occupyRescans(pair: MemoryPair, other: MemoryPair): Promise<ByteStream> {
+  const stream = await pair.world.network.connectLink();
+  const { encodeHello } = await import('../../../src/link/messages.ts');
+  stream.receive({ data: () => undefined, drain: () => undefined, end: () => undefined, close: () => undefined });
+  stream.write([
+    encodeHello({
+      versionMin: 1,
+      versionMax: 1,
+      volumeId: Buffer.alloc(16, 9),
+      generation: Buffer.alloc(16, 9),
+      run: Buffer.alloc(16, 9),
+      parentRun: NO_ID,
+      parentSequence: 0,
+      size: other.disk.size,
+      windowSize: 1,
+      exportName: 'other',
+    }),
+    encodeFrame(FrameType.RESCAN_REQUEST),
+  ]);
+  await turns(10);
+  return stream;
+}
+
+describe('a link to a mirror', () => {
+  it.each(Object.keys(BRING) as SessionState[])(
+    'in state %s survives that the window overruns, and comes into step again',
+    async (state) => {
+      const pair = new MemoryPair();
+      await pair.write(5);
+      const release = await BRING[state](pair);
+      await pair.pump(() => false, 5);
+      expect(pair.state).toBe(state);
+      await pair.write(3);
+      pair.replica.uncertain(MIB, 2 * MIB);
+      await pair.write(3);
+      const overrun: SessionState = ['offline', 'catch-up', 'streaming'].includes(state) ? 'behind' : state;
+      expect(pair.state).toBe(overrun);
+      await pair.pump(() => false, 5);
+      await pair.write(3);
+      release();
+      if (state === 'refused') pair.world.clock.advance(60_000);
+      await pair.untilInStep();
+      expect(pair.identical).toBe(true);
+      expect(pair.mirror!.status().exports.find(({ name }) => name === 'disk')).toMatchObject({ consistent: true });
+    },
+  );
+
+  it.each(Object.keys(BRING) as SessionState[])('in state %s can be stopped', async (state) => {
+    const pair = new MemoryPair();
+    const release = await BRING[state](pair);
+    await pair.pump(() => false, 5);
+    expect(pair.state).toBe(state);
+    let stopped = false;
+    const stop = pair.link.stop(0).then(() => {
+      stopped = true;
+    });
+    release();
+    await pair.pump(() => stopped);
+    await stop;
+    expect(pair.state).toBe('offline');
+  });
+
+  it('comes into step through losses at any moment, with writes all along', async () => {
+    const pair = new MemoryPair(256 * KIB);
+    await pair.write(20);
+    await pair.startMirror();
+    pair.link.start();
+    for (let round = 0; round < 60; round += 1) {
+      await pair.pump(() => false, (round * 7) % 23);
+      await pair.write(round % 5);
+      if (round % 3 === 0) pair.world.network.links.at(-1)?.destroy(new Failure('connection-lost', 'cut'));
+      if (round % 10 === 5)
+        await pair.volume.zero((round * 99_999) % MIB, 50_000, { fua: true, allocate: false, fast: false });
+    }
+    await pair.untilInStep();
+    expect(pair.identical).toBe(true);
+    expect(pair.link.status().sessions).toBeGreaterThan(5);
+  });
+
+  it('says the same trouble once, waits longer each time, and starts anew after a success', async () => {
+    const pair = new MemoryPair();
+    pair.link.start();
+    await pair.pump(() => false, 400);
+    const said = pair.lines.filter(({ level, message }) => level === 'warn' && message.includes('not connected'));
+    expect(said.length).toBe(1);
+    expect(pair.link.status()).toMatchObject({ state: 'offline', problem: { code: 'peer-unreachable' } });
+    expect(pair.link.status().nextAttemptMs).toBeLessThanOrEqual(200);
+    await pair.startMirror();
+    await pair.untilInStep();
+    expect(pair.link.status()).toMatchObject({ problem: undefined, nextAttemptMs: undefined });
+  });
+
+  it('verifies what it has in step, finds what was changed behind its back, and says where', async () => {
+    const pair = await MemoryPair.inStep();
+    await pair.write(30);
+    const clean = pair.link.verify(() => undefined);
+    await pair.write(10);
+    expect(await pair.finish(clean)).toMatchObject({ differingSize: 0, ranges: [], truncated: false });
+    await pair.untilInStep();
+    await pair.imageDisk.write(Buffer.from('spoiled'), 3 * MIB + 4096 + 5);
+    await pair.imageDisk.write(Buffer.from('spoiled'), SIZE - 7);
+    const report = await pair.finish(pair.link.verify(() => undefined));
+    expect(report).toMatchObject({
+      differingSize: 4096 + 1536,
+      ranges: [
+        { offset: 3 * MIB + 4096, length: 4096 },
+        { offset: SIZE - 1536, length: 1536 },
+      ],
+    });
+  });
+
+  it('does not wait for ever with a verify whose session ends', async () => {
+    const pair = await MemoryPair.inStep();
+    await pair.imageDisk.write(Buffer.alloc(MIB, 9), 0);
+    // The block is being written by a client when the session ends.
+    pair.disk.hook = (call) => (call === 'read' ? turns(3) : undefined);
+    let outcome: unknown;
+    const verify = pair.link
+      .verify(() => undefined)
+      .catch((error: unknown) => {
+        outcome = error;
+      });
+    for (let count = 0; count < 12; count += 1) {
+      await pair.pump(() => false, 1);
+      if (count === 8) pair.world.network.links.at(-1)!.destroy();
+    }
+    await pair.pump(() => outcome !== undefined);
+    await verify;
+    expect(outcome).toMatchObject({ code: 'connection-lost' });
+  });
+});
