@@ -228,7 +228,7 @@ export class MirrorExport {
     channel.send([
       encodeWelcome({
         version: Math.min(VERSION_MAX, hello.versionMax),
-        consistent: image?.state.consistent ?? false,
+        consistent: image?.isConsistentFor(hello) ?? false,
         fresh: image === undefined,
         seeded: image?.state.seeded ?? false,
         replicaId: image?.state.replicaId ?? NO_ID,
@@ -290,5 +290,5 @@ const KIND_NAMES = ['catch-up', 'rescan', 'seeding'] as const;
 
 function resumable(image: MirrorImage | undefined, hello: Hello, begin: Begin): boolean {
   if (image === undefined || !isFollowed(hello, image.state, image.applied)) return false;
-  return image.state.consistent && begin.sequence === image.applied && image.disk.size === hello.size;
+  return image.isConsistentFor(hello) && begin.sequence === image.applied && image.disk.size === hello.size;
 }

@@ -153,6 +153,16 @@ export class MirrorImage {
     return this.#state.consistent && this.#applied >= this.#exactFrom;
   }
 
+  /**
+   * True when that primary may take the image for its own content at `applied`, once it has sent again what may be in it
+   * beyond that. Operations of another run that began at the same place it would never send.
+   */
+  isConsistentFor(hello: Hello): boolean {
+    const { consistent, run } = this.#state;
+    const exact = this.#applied >= this.#exactFrom;
+    return consistent && (exact || run.equals(hello.run) || run.equals(hello.parentRun));
+  }
+
   /** A session begins: the state says durably what is about to become true, before the image is touched. */
   async begin(hello: Hello, begin: Begin): Promise<void> {
     if (hello.size > this.disk.size) {
@@ -281,8 +291,10 @@ export class MirrorImage {
   async close(): Promise<void> {
     try {
       await this.record();
-      const exact = this.#applied >= this.#exactFrom;
-      await this.#patch({ clean: exact, identity: await this.disk.identity() });
+      // The cache outlives this process, and with it what a failed sync has left there. Where the image is exact and
+      // consistent the primary has sent that again.
+      const sound = this.#applied >= this.#exactFrom && (this.#state.consistent || !this.#cacheLies);
+      await this.#patch({ clean: sound, identity: await this.disk.identity() });
     } finally {
       await this.#release();
     }

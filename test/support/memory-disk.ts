@@ -37,8 +37,10 @@ export class MemoryDisk implements Disk {
   #content: Buffer;
   /** Pages that have space. */
   #allocated: Set<number>;
-  /** Durable content of the pages changed since the last sync. */
+  /** Durable content of the pages that differ from it, or may. */
   readonly #undurable = new Map<number, Buffer>();
+  /** Pages that the next sync will try to make durable. Those that a failed one gave up are not among them. */
+  #dirty = new Set<number>();
 
   constructor(size: number, options: MemoryDiskOptions = {}) {
     this.kind = options.kind ?? 'file';
@@ -118,17 +120,27 @@ export class MemoryDisk implements Disk {
 
   readAhead(): void {}
 
-  /** Makes what was never durable disappear, as pages that a failed sync has lost do. */
-  async dropCache(): Promise<void> {}
+  /** Makes what a failed sync has lost disappear: clean pages are read anew from the platter. */
+  async dropCache(): Promise<void> {
+    for (const [page, bytes] of this.#undurable) {
+      if (this.#dirty.has(page)) continue;
+      bytes.copy(this.#content, page * this.pageSize);
+      this.#undurable.delete(page);
+    }
+  }
 
   async sync(): Promise<void> {
     this.counts.sync += 1;
-    const covered = new Map(this.#undurable);
-    this.#undurable.clear();
+    const covered = new Map<number, Buffer>();
+    for (const page of this.#dirty) {
+      covered.set(page, this.#undurable.get(page)!);
+      this.#undurable.delete(page);
+    }
+    this.#dirty = new Set();
     try {
       await this.hook?.('sync', 0, this.size);
     } catch (error) {
-      // What this sync should have made durable is lost to every later one, as it is on Linux.
+      // As on Linux: the pages count as clean and stay in the cache, a later sync succeeds without them.
       for (const [page, bytes] of covered) this.#undurable.set(page, bytes);
       throw error;
     }
@@ -196,6 +208,7 @@ export class MemoryDisk implements Disk {
   #touch(offset: number, length: number): void {
     assert(offset >= 0 && offset + length <= this.size, 'range inside the disk');
     for (const page of this.#pages(offset, length)) {
+      this.#dirty.add(page);
       if (this.#undurable.has(page)) continue;
       this.#undurable.set(page, Buffer.from(this.#content.subarray(page * this.pageSize, (page + 1) * this.pageSize)));
     }

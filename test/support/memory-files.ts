@@ -59,7 +59,9 @@ class OpenedFile implements Disk {
   }
   readAhead(): void {}
 
-  async dropCache(): Promise<void> {}
+  dropCache(): Promise<void> {
+    return this.#file.disk.dropCache();
+  }
   sync(): Promise<void> {
     return this.#file.disk.sync();
   }

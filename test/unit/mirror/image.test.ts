@@ -201,6 +201,54 @@ describe('a session of an image', () => {
     }
   });
 
+  it('reads what the medium holds once a sync has failed, also after a stop and a start on the same machine', async () => {
+    for (const restart of [false, true]) {
+      const { world, image, disk } = await imageInStep();
+      await image.begin(HELLO, beginning('RESCAN', 4));
+      await disk.write(Buffer.alloc(512, 7), 0);
+      // The link is lost; nothing was applied that counts. The next opening finds that the disk has lost the repair.
+      disk.hook = (call) => (call === 'sync' ? Promise.reject(new Failure('io-error', 'injected')) : undefined);
+      await expect(image.begin(HELLO, beginning('RESCAN', 4))).rejects.toEqual(failed('io-error'));
+      disk.hook = undefined;
+      expect([disk.content()[0], disk.durableContent()[0]]).toEqual([7, 0]);
+      let next = image;
+      if (restart) {
+        await image.close();
+        next = (await reopen(world))!;
+      }
+      await next.begin(HELLO, beginning('RESCAN', 4));
+      expect(disk.content()[0]).toBe(0);
+    }
+  });
+
+  it('keeps what is in the cache only where nothing was lost', async () => {
+    const { world, image, disk } = await imageInStep();
+    await disk.write(Buffer.alloc(512, 7), 0);
+    await image.begin(HELLO, beginning('RESCAN', 4));
+    await image.close();
+    const again = (await reopen(world))!;
+    await again.begin(HELLO, beginning('RESCAN', 4));
+    expect([disk.content()[0], disk.durableContent()[0]]).toEqual([7, 7]);
+  });
+
+  it('is not for another run from the same place while operations that nobody counts may be in it', async () => {
+    const { world, image } = await imageInStep();
+    const stop = { parentRun: HELLO.run, parentSequence: 3 };
+    const first = { ...HELLO, ...stop, run: Buffer.alloc(16, 4) };
+    const second = { ...HELLO, ...stop, run: Buffer.alloc(16, 5) };
+    image.setApplied(3);
+    await image.begin(first, beginning('CATCH_UP', 3, 0));
+    expect([first, second].map((hello) => image.isConsistentFor(hello))).toEqual([true, true]);
+    image.setApplied(5);
+    crash(world);
+    const again = await powerLoss(world);
+    expect(again.applied).toBe(3);
+    expect([first, second].map((hello) => again.isConsistentFor(hello))).toEqual([true, false]);
+    await again.begin(first, beginning('CATCH_UP', 3, 5));
+    again.setApplied(5);
+    expect([first, second].map((hello) => again.isConsistentFor(hello))).toEqual([true, true]);
+  });
+
   it('grows the image to the size of the disk, durably, with a hole', async () => {
     const { world, image } = await imageInStep();
     await image.begin({ ...HELLO, size: SIZE + 8192 }, beginning('RESCAN'));
