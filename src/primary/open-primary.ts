@@ -9,11 +9,10 @@ import { ID_SIZE, NO_ID } from '../base/bytes.ts';
 import { parseExportName } from '../base/export-name.ts';
 import { isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
-import type { DiskIdentity } from '../io/disk.ts';
 import type { World } from '../io/world.ts';
 import type { Lineage } from '../link/lineage.ts';
 import { sameIdentity } from '../store/identity.ts';
-import { PRIMARY_STATE, type PrimaryState, primaryStatePath } from '../store/primary-state.ts';
+import { PRIMARY_STATE, type PrimaryState, primaryStatePath, runsUpTo } from '../store/primary-state.ts';
 import { createStateFile, openStateFile, type StateFile } from '../store/state-file.ts';
 import { RangeLock } from '../volume/range-lock.ts';
 import { CheckpointNumbers } from './checkpoints.ts';
@@ -48,7 +47,8 @@ async function openState(
   const identity = await options.disk.identity();
   const file = await openStateFile(world.files, PRIMARY_STATE, path);
   if (file === undefined) {
-    const state = newRun(world, identity, world.random.bytes(ID_SIZE), world.random.bytes(ID_SIZE), 0);
+    const volumeId = world.random.bytes(ID_SIZE);
+    const state = newRun(world, { volumeId, generation: world.random.bytes(ID_SIZE), checkpoint: 0, identity }, []);
     return { file: await createStateFile(world.files, PRIMARY_STATE, path, state), resumed: false };
   }
   const before = file.state;
@@ -70,18 +70,18 @@ async function openState(
   // A process that died may have left pages in the cache that a failed sync had lost.
   await options.disk.sync();
   await options.disk.dropCache();
-  await file.write(newRun(world, identity, before.volumeId, before.generation, before.checkpoint));
+  await file.write(newRun(world, { ...before, identity }, runsUpTo(before)));
   return { file, resumed: false };
 }
 
+/** The state of a run that begins with nothing known of any mirror. */
 function newRun(
   world: World,
-  identity: DiskIdentity,
-  volumeId: Buffer,
-  generation: Buffer,
-  checkpoint: number,
+  { volumeId, generation, checkpoint, identity }: Omit<PrimaryState, 'run' | 'earlierRuns' | 'sequence' | 'clean'>,
+  earlierRuns: readonly Buffer[],
 ): PrimaryState {
-  return { volumeId, generation, run: world.random.bytes(ID_SIZE), sequence: 0, checkpoint, clean: false, identity };
+  const run = world.random.bytes(ID_SIZE);
+  return { volumeId, generation, run, earlierRuns, sequence: 0, checkpoint, clean: false, identity };
 }
 
 function start(
@@ -99,8 +99,9 @@ function start(
   const lineage: Lineage = resumed
     ? { run: world.random.bytes(ID_SIZE), parentRun: state.run, parentSequence: state.sequence }
     : { run: state.run, parentRun: NO_ID, parentSequence: 0 };
+  const earlierRuns = resumed ? runsUpTo(state) : state.earlierRuns;
   const ledger = new Ledger([replica], state.sequence, !resumed, () =>
-    file.write({ ...file.state, run: lineage.run, clean: false }),
+    file.write({ ...file.state, run: lineage.run, earlierRuns, clean: false }),
   );
   const local: LocalDisk = { volume: options.volume, disk, lock: new RangeLock() };
   const volume = new ReplicatingVolume(local, ledger);
@@ -119,7 +120,7 @@ function start(
       timing: options.timing,
       retry: options.retry,
     },
-    { generation: state.generation, ...lineage, size: disk.size, rescanAll: options.rescanAll },
+    { generation: state.generation, ...lineage, earlierRuns, size: disk.size, rescanAll: options.rescanAll },
     replica,
     local,
     numbers,

@@ -2,8 +2,8 @@
  * The primary's superblock: `DISK.twin/primary`.
  *
  * It says which volume this is, which generation and run its operations belong to, and whether the last stop was clean.
- * Only a clean stop hands its run on: then the disk is exactly what it was at `sequence`, provided that nobody wrote to
- * it meanwhile (`identity`). In every other case the next start takes a new run and everything is compared.
+ * Every start takes a new run. Only a clean stop is its parent: then the disk is exactly what it was at `sequence`,
+ * provided that nobody wrote to it meanwhile (`identity`). In every other case everything is compared.
  *
  * Content, version 1 (little-endian):
  *
@@ -19,7 +19,9 @@
  * | 72     | 8    | size of the disk in bytes                                 |
  * | 80     | 8    | modification time of the disk, ns, at the clean stop      |
  * | 88     | 2    | length of the inode text                                  |
- * | 90     | n    | inode text, ASCII, at most 64 bytes                       |
+ * | 90     | 2    | number of earlier runs, at most 128                       |
+ * | 92     | n    | inode text, ASCII, at most 64 bytes                       |
+ * | 92 + n | 16 each | earlier runs of this disk, newest first                |
  */
 import { assert } from '../base/assert.ts';
 import { getUint64, ID_SIZE, putUint64 } from '../base/bytes.ts';
@@ -31,6 +33,8 @@ export interface PrimaryState {
   readonly volumeId: Buffer;
   readonly generation: Buffer;
   readonly run: Buffer;
+  /** Newest first; those beyond EARLIER_RUN_COUNT_MAX are forgotten. */
+  readonly earlierRuns: readonly Buffer[];
   readonly sequence: number;
   readonly checkpoint: number;
   readonly clean: boolean;
@@ -38,12 +42,15 @@ export interface PrimaryState {
 }
 
 const FLAG_CLEAN = 1;
-const FIXED_SIZE = 90;
+const FIXED_SIZE = 92;
+const EARLIER_RUN_COUNT_MAX = 128;
 export const INODE_TEXT_SIZE_MAX = 64;
 
 export function encodePrimaryState(state: PrimaryState): Buffer {
   assert(state.identity.inode.length <= INODE_TEXT_SIZE_MAX, 'inode text length');
-  const content = Buffer.alloc(FIXED_SIZE + state.identity.inode.length);
+  assert(state.earlierRuns.length <= EARLIER_RUN_COUNT_MAX, 'earlier runs within their limit');
+  const runsAt = FIXED_SIZE + state.identity.inode.length;
+  const content = Buffer.alloc(runsAt + state.earlierRuns.length * ID_SIZE);
   state.volumeId.copy(content, 0);
   state.generation.copy(content, 16);
   state.run.copy(content, 32);
@@ -53,7 +60,9 @@ export function encodePrimaryState(state: PrimaryState): Buffer {
   putUint64(content, 72, state.identity.size);
   content.writeBigUInt64LE(state.identity.modifiedNs, 80);
   content.writeUInt16LE(state.identity.inode.length, 88);
+  content.writeUInt16LE(state.earlierRuns.length, 90);
   content.write(state.identity.inode, FIXED_SIZE, 'ascii');
+  for (const [index, run] of state.earlierRuns.entries()) run.copy(content, runsAt + index * ID_SIZE);
   return content;
 }
 
@@ -65,22 +74,33 @@ export function decodePrimaryState(content: Buffer): PrimaryState {
     throw new Failure('state-corrupt', 'the primary’s state has impossible values');
   }
   const inodeLength = content.readUInt16LE(88);
-  if (inodeLength > INODE_TEXT_SIZE_MAX || content.length !== FIXED_SIZE + inodeLength) {
+  const runCount = content.readUInt16LE(90);
+  const runsAt = FIXED_SIZE + inodeLength;
+  const fits = inodeLength <= INODE_TEXT_SIZE_MAX && runCount <= EARLIER_RUN_COUNT_MAX;
+  if (!fits || content.length !== runsAt + runCount * ID_SIZE) {
     throw new Failure('state-corrupt', 'the primary’s state has the wrong length');
   }
   return {
     volumeId: content.subarray(0, ID_SIZE),
     generation: content.subarray(16, 32),
     run: content.subarray(32, 48),
+    earlierRuns: Array.from({ length: runCount }, (_, index) =>
+      content.subarray(runsAt + index * ID_SIZE, runsAt + (index + 1) * ID_SIZE),
+    ),
     sequence,
     checkpoint,
     clean: (content.readUInt32LE(64) & FLAG_CLEAN) !== 0,
     identity: {
       size,
       modifiedNs: content.readBigUInt64LE(80),
-      inode: content.toString('ascii', FIXED_SIZE, FIXED_SIZE + inodeLength),
+      inode: content.toString('ascii', FIXED_SIZE, runsAt),
     },
   };
+}
+
+/** What a start after this state remembers of the runs before its own. */
+export function runsUpTo(state: PrimaryState): Buffer[] {
+  return [state.run, ...state.earlierRuns].slice(0, EARLIER_RUN_COUNT_MAX);
 }
 
 export const PRIMARY_STATE: StateKind<PrimaryState> = {

@@ -29,6 +29,8 @@ export interface PairOptions {
   readonly log?: Log;
   /** The mirror's own, when the test wants another than the primary's: disks that fail, short timeouts. */
   readonly mirrorWorld?: Partial<World>;
+  /** The same for primaries. */
+  readonly primaryWorld?: Partial<World>;
   /** Folders on file systems of the test's own choice, there already. */
   readonly diskFolder?: string;
   readonly mirrorFolder?: string;
@@ -104,7 +106,7 @@ export class Pair {
   async #open(diskPath: string, more: Partial<PrimaryOptions>): Promise<Primary> {
     const disk = await this.world.files.openDisk(diskPath, { lock: 'exclusive' });
     try {
-      return await openPrimary(this.world, this.#options.log ?? silentLog, {
+      return await openPrimary({ ...this.world, ...this.#options.primaryWorld }, this.#options.log ?? silentLog, {
         volume: new DiskVolume(disk),
         disk,
         stateDirectory: `${diskPath}.twin`,
@@ -148,9 +150,9 @@ export class Pair {
   }
 
   /** Makes the primary's state vouch for the disk as it is now: for a restored copy, whose times would be restored too. */
-  async vouchForDisk(): Promise<void> {
-    const disk = await this.world.files.openDisk(this.diskPath, {});
-    const file = await openStateFile(this.world.files, PRIMARY_STATE, `${this.diskPath}.twin/primary`);
+  async vouchForDisk(diskPath = this.diskPath): Promise<void> {
+    const disk = await this.world.files.openDisk(diskPath, {});
+    const file = await openStateFile(this.world.files, PRIMARY_STATE, `${diskPath}.twin/primary`);
     await file!.write({ ...file!.state, identity: await disk.identity() });
     await file!.close();
     await disk.close();

@@ -9,12 +9,15 @@ import { ManualClock } from '../../support/manual-clock.ts';
 const SIZE = 8 * MIB;
 const PARENT = Buffer.alloc(16, 7);
 const OTHER = Buffer.alloc(16, 9);
+/** A run of this disk before its parent. */
+const EARLIER = Buffer.alloc(16, 8);
 /** The run began at operation 5 of its parent. */
 const OWN: Own = {
   generation: Buffer.alloc(16, 1),
   run: Buffer.alloc(16, 2),
   parentRun: PARENT,
   parentSequence: 5,
+  earlierRuns: [PARENT, EARLIER],
   size: SIZE,
   rescanAll: false,
 };
@@ -114,10 +117,27 @@ const CASES: readonly Case[] = [
     replica: atStart,
     decision: { kind: 'catch-up', after: 5 },
   },
-  { name: 'a run before this one', welcome: { run: OTHER, parentRun: OTHER }, decision: EVERYTHING },
+  {
+    name: 'the place where the parent run ended, in the middle of a rescan of nobody knows what',
+    welcome: { run: PARENT, parentRun: OTHER, parentSequence: 0, resumeAfter: 5, consistent: false },
+    replica: atStart,
+    decision: EVERYTHING,
+  },
+  {
+    name: 'a sibling run that wrote nothing and left a rescan half done',
+    welcome: { run: OTHER, resumeAfter: 5, consistent: false },
+    replica: atStart,
+    decision: EVERYTHING,
+  },
+  { name: 'a run before this one', welcome: { run: EARLIER, parentRun: OTHER }, decision: EVERYTHING },
   {
     name: 'a run before this one that was longer',
-    welcome: { run: OTHER, parentRun: OTHER, resumeAfter: 99 },
+    welcome: { run: EARLIER, parentRun: OTHER, resumeAfter: 99 },
+    decision: EVERYTHING,
+  },
+  {
+    name: 'a start before this one that ended without an operation',
+    welcome: { run: OTHER, parentRun: EARLIER, parentSequence: 3, resumeAfter: 3 },
     decision: EVERYTHING,
   },
   { name: 'no run', welcome: { run: Buffer.alloc(16), resumeAfter: 0 }, decision: EVERYTHING },
@@ -191,6 +211,20 @@ describe('what a session has to do', () => {
       expect(() => decide(OWN, { ...WELCOME, ...ahead }, replicaAtTen())).toThrow(
         expect.objectContaining({ code: 'primary-older' }),
       );
+    }
+  });
+
+  it('is nothing where the mirror follows a run that this disk never went through, unless --rescan says so', () => {
+    for (const strange of [
+      { run: OTHER, parentRun: OTHER, parentSequence: 0, resumeAfter: 0 },
+      { run: OTHER, parentRun: Buffer.alloc(16), parentSequence: 0, resumeAfter: 99 },
+      { run: OTHER, parentRun: EARLIER, parentSequence: 3, resumeAfter: 4 },
+    ]) {
+      const welcome = { ...WELCOME, ...strange };
+      for (const own of [OWN, { ...OWN, parentRun: Buffer.alloc(16), parentSequence: 0 }]) {
+        expect(() => decide(own, welcome, replicaAtTen())).toThrow(expect.objectContaining({ code: 'primary-older' }));
+      }
+      expect(decide({ ...OWN, rescanAll: true }, welcome, replicaAtTen())).toEqual(EVERYTHING);
     }
   });
 

@@ -30,6 +30,7 @@ const OWN = {
   run: Buffer.alloc(16, 2),
   parentRun: NO_ID,
   parentSequence: 0,
+  earlierRuns: [],
   size: SIZE,
   rescanAll: false,
 };

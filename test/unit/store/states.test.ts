@@ -9,7 +9,9 @@ import {
   INODE_TEXT_SIZE_MAX,
   PRIMARY_STATE,
   type PrimaryState,
+  runsUpTo,
 } from '../../../src/store/primary-state.ts';
+import { SLOT_HEADER_SIZE, SLOT_SIZE } from '../../../src/store/record-file.ts';
 import { createStateFile, openStateFile } from '../../../src/store/state-file.ts';
 import { MemoryFiles } from '../../support/memory-files.ts';
 
@@ -26,6 +28,7 @@ const primaryState: fc.Arbitrary<PrimaryState> = fc.record({
   volumeId: id,
   generation: id,
   run: id,
+  earlierRuns: fc.array(id, { maxLength: 128 }),
   sequence: count,
   checkpoint: count,
   clean: fc.boolean(),
@@ -58,6 +61,7 @@ describe('the state of a primary', () => {
     volumeId: filled(1),
     generation: filled(2),
     run: filled(3),
+    earlierRuns: [filled(4), filled(5)],
     sequence: 0x010203,
     checkpoint: 5,
     clean: true,
@@ -76,9 +80,12 @@ describe('the state of a primary', () => {
         '4030201000000000' +
         '8877665544332211' +
         '0400' +
-        '383a3432',
+        '0200' +
+        '383a3432' +
+        '04'.repeat(16) +
+        '05'.repeat(16),
     );
-    expect(encodePrimaryState(state).length).toBe(94);
+    expect(encodePrimaryState(state).length).toBe(128);
   });
 
   it('comes back from its bytes', () => {
@@ -97,7 +104,7 @@ describe('the state of a primary', () => {
     expect(() => decodePrimaryState(Buffer.concat([bytes, Buffer.alloc(1)]))).toThrow(corrupt);
   });
 
-  it('with a number above 2^53-1 or too long an inode is corrupt', () => {
+  it('with a number above 2^53-1, too long an inode or too many runs is corrupt', () => {
     for (const offset of [48, 56, 72]) {
       const bytes = encodePrimaryState(state);
       bytes.writeBigUInt64LE(2n ** 53n, offset);
@@ -106,6 +113,22 @@ describe('the state of a primary', () => {
     const bytes = Buffer.concat([encodePrimaryState(state), Buffer.alloc(61)]);
     bytes.writeUInt16LE(65, 88);
     expect(() => decodePrimaryState(bytes)).toThrow(corrupt);
+    const many = Buffer.concat([encodePrimaryState(state), Buffer.alloc(127 * 16)]);
+    many.writeUInt16LE(129, 90);
+    expect(() => decodePrimaryState(many)).toThrow(corrupt);
+  });
+
+  it('fits its slot with all that it may hold, and tells a later start the newest runs', () => {
+    const full = {
+      ...state,
+      earlierRuns: Array.from({ length: 128 }, (_, index) => filled(index)),
+      identity: { ...ID, inode: '7'.repeat(INODE_TEXT_SIZE_MAX) },
+    };
+    const bytes = encodePrimaryState(full);
+    expect(bytes.length).toBeLessThanOrEqual(SLOT_SIZE - SLOT_HEADER_SIZE);
+    expect(decodePrimaryState(bytes)).toEqual(full);
+    expect(runsUpTo(full)).toEqual([full.run, ...full.earlierRuns.slice(0, 127)]);
+    expect(runsUpTo(state)).toEqual([filled(3), filled(4), filled(5)]);
   });
 
   it('is no longer clean, durably, once serving without replication begins', async () => {
