@@ -93,8 +93,8 @@ export class Rescan {
     this.#pass += 1;
     this.#unreadableSize = 0;
     const key = this.#random.bytes(PASS_KEY_SIZE);
-    const scopeSize = this.#replica.marks.markedSize;
     const snapshot = this.#replica.beginPass();
+    const scopeSize = this.#replica.marks.markedSize;
     this.#replica.remark(FrameType.PASS, 0, 0, 0, key);
     this.#comparison = new Comparison(this.#means, {
       scope: this.#scope,

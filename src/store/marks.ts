@@ -36,7 +36,7 @@ export class Marks {
   readonly size: number;
   readonly regionSize: number;
   readonly #marked: Bitmap;
-  /** Regions that the local disk cannot read: they may differ, and no rescan can mend them. */
+  /** Regions that the local disk could not read: they may differ. A session does not rescan for their sake. */
   readonly #unreadable: Bitmap;
   /** Regions marked again since the pass began; undefined while no pass runs. */
   #fresh: Bitmap | undefined;
@@ -83,7 +83,10 @@ export class Marks {
     }
   }
 
-  /** The local disk cannot read this range: shown, but no reason for another rescan, which would fail likewise. */
+  /**
+   * The local disk cannot read this range: shown, but no reason for another rescan, which would fail likewise. The next
+   * pass that there is for any other reason looks at it again.
+   */
   markUnreadable(offset: number, length: number): void {
     const last = Math.floor((offset + length - 1) / this.regionSize);
     for (let index = Math.floor(offset / this.regionSize); index <= last; index += 1) this.#unreadable.set(index);
@@ -117,8 +120,15 @@ export class Marks {
     return { offset: start, length: end - start };
   }
 
-  /** A pass begins: marks set from now on survive it. Returns the snapshot of what it has to compare. */
+  /**
+   * A pass begins: marks set from now on survive it. Returns the snapshot of what it has to compare, what could not be
+   * read before included: so a pass always counts all of it, and finds out what can be read again.
+   */
   beginPass(): Bitmap {
+    for (let index = this.#unreadable.nextSet(0); index >= 0; index = this.#unreadable.nextSet(index)) {
+      this.#unreadable.clear(index);
+      this.#marked.set(index);
+    }
     this.#fresh = new Bitmap(this.#marked.length);
     return this.#marked.copy();
   }

@@ -209,6 +209,20 @@ describe('marks', () => {
     expect(marks.unreadableSize).toBe(512);
   });
 
+  it('take what could not be read into the next pass, and no longer call it unreadable', () => {
+    const marks = new Marks(4 * MIB);
+    marks.markUnreadable(MIB - 1, 2);
+    expect([marks.unreadableSize, marks.count]).toEqual([2 * MIB, 0]);
+    marks.mark(3 * MIB, 1);
+    const snapshot = marks.beginPass();
+    expect([0, 1, 2, 3].map((region) => snapshot.get(region))).toEqual([true, true, false, true]);
+    expect([marks.unreadableSize, marks.markedSize]).toEqual([0, 3 * MIB]);
+    // Found unreadable again: compared as far as can be, and remembered.
+    marks.markUnreadable(0, 1);
+    marks.clearThrough(0, 4 * MIB, 1, 1);
+    expect([marks.unreadableSize, marks.count]).toEqual([MIB, 0]);
+  });
+
   it('refuse a range outside the disk', () => {
     const marks = new Marks(MIB);
     expect(() => marks.mark(0, MIB + 1)).toThrow('mark inside the disk');
