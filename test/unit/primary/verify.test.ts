@@ -1,0 +1,160 @@
+import { describe, expect, it } from 'vitest';
+import { Failure } from '../../../src/base/failure.ts';
+import { KIB, MIB } from '../../../src/base/units.ts';
+import { digestOf } from '../../../src/io/digest.ts';
+import { inlineScanPool } from '../../../src/io/inline-scan-pool.ts';
+import { Channel } from '../../../src/link/channel.ts';
+import { encodeFrame, type Frame, FrameDecoder, FrameType } from '../../../src/link/frame.ts';
+import type { LocalDisk } from '../../../src/primary/local-disk.ts';
+import { Pacing } from '../../../src/primary/pacing.ts';
+import { Questions } from '../../../src/primary/questions.ts';
+import { Replica } from '../../../src/primary/replica.ts';
+import { Verify } from '../../../src/primary/verify.ts';
+import { RescanTarget } from '../../../src/rescan/target.ts';
+import { DiskVolume } from '../../../src/volume/disk-volume.ts';
+import { RangeLock } from '../../../src/volume/range-lock.ts';
+import { ManualClock } from '../../support/manual-clock.ts';
+import { MemoryDisk } from '../../support/memory-disk.ts';
+import { MemoryStream } from '../../support/memory-network.ts';
+import { repeatableRandom, turns } from '../../support/memory-world.ts';
+
+const SIZE = 2 * MIB;
+
+/** A verify between two disks, with the stream and the digests of the mirror played by the test. */
+function verifying() {
+  const clock = new ManualClock();
+  const scan = inlineScanPool();
+  const local = new MemoryDisk(SIZE);
+  const image = new MemoryDisk(SIZE);
+  const replica = new Replica(clock, SIZE, 16 * MIB, 0, 0, true);
+  const lock = new RangeLock();
+  const localDisk: LocalDisk = { volume: new DiskVolume(local), disk: local, lock };
+  const [server, client] = MemoryStream.pair();
+  const channel = new Channel(client, clock);
+  const peer = new Channel(server, clock);
+  const questions = new Questions(channel, SIZE);
+  const target = new RescanTarget(
+    image,
+    scan,
+    (reply) => peer.send([reply]),
+    () => undefined,
+  );
+  const session = { ended: false };
+  const verify = new Verify(
+    {
+      clock,
+      scan,
+      local: localDisk,
+      questions,
+      pacing: new Pacing(clock, replica.window, undefined, () => 0),
+      ended: () => session.ended,
+    },
+    repeatableRandom(),
+    replica,
+  );
+  channel.open({ frame: (frame) => questions.answered(frame), drain: () => undefined, closed: () => undefined });
+  peer.open({ frame: (frame) => target.request(frame), drain: () => undefined, closed: () => undefined });
+  let key: Buffer | undefined;
+  /** Plays the mirror's side of the stream: answers what stands in the window. */
+  const playStream = async (): Promise<number> => {
+    let checks = 0;
+    for (let entry = replica.window.takeUnsent(); entry !== undefined; entry = replica.window.takeUnsent()) {
+      if (entry.type === FrameType.PASS) {
+        key = Buffer.from(entry.data!);
+        target.passBegan(key);
+      } else {
+        checks += 1;
+        const block = Buffer.alloc(entry.length);
+        await image.read(block, entry.offset);
+        const same = digestOf(block, key!, entry.offset).equals(Buffer.from(entry.data!));
+        verify.result(checkResult(entry.offset, entry.length, same));
+      }
+    }
+    return checks;
+  };
+  return { clock, local, image, lock, replica, session, questions, verify, playStream };
+}
+
+function checkResult(offset: number, length: number, same: boolean): Frame {
+  const decoder = new FrameDecoder();
+  decoder.push(encodeFrame(FrameType.CHECK_RESULT, { flags: same ? 1 : 0, offset, length }));
+  return decoder.next()!;
+}
+
+/** Settles a promise by playing the stream until then. */
+async function play<T>(work: Promise<T>, playStream: () => Promise<number>): Promise<PromiseSettledResult<T>> {
+  let done = false;
+  const settled = Promise.allSettled([work]).then(([outcome]) => {
+    done = true;
+    return outcome;
+  });
+  for (let round = 0; round < 200 && !done; round += 1) {
+    await playStream();
+    await turns(2);
+  }
+  if (!done) throw new Error('the verify never ends');
+  return settled;
+}
+
+describe('a verify', () => {
+  it('asks again, at a place of the stream, for each block whose digests differ, and believes only that', async () => {
+    const { local, image, verify, playStream } = verifying();
+    await local.write(Buffer.alloc(64 * KIB, 1), 0);
+    await image.write(Buffer.alloc(64 * KIB, 1), 0);
+    await image.write(Buffer.alloc(1, 9), 8192);
+    await local.write(Buffer.alloc(4096, 2), MIB);
+    const running = verify.run(() => undefined);
+    await turns(3);
+    // The write that made them differ arrives after the digest was taken.
+    void playStream();
+    await turns(8);
+    await image.write(Buffer.alloc(4096, 2), MIB);
+    const outcome = await play(running, playStream);
+    expect(outcome).toMatchObject({
+      status: 'fulfilled',
+      value: { comparedSize: SIZE, differingSize: 4096, ranges: [{ offset: 8192, length: 4096 }], truncated: false },
+    });
+  });
+
+  it('whose session ends while a block is waited for ends too', async () => {
+    const { local, lock, session, questions, replica, verify, playStream } = verifying();
+    await local.write(Buffer.alloc(4096, 1), 0);
+    const hold = lock.acquire(0, 4096);
+    const running = verify.run(() => undefined);
+    running.catch(() => undefined);
+    for (let round = 0; round < 10; round += 1) {
+      await playStream();
+      await turns(2);
+    }
+    session.ended = true;
+    questions.end();
+    verify.end();
+    lock.release(hold);
+    const outcome = await play(running, async () => 0);
+    expect(outcome).toMatchObject({ status: 'rejected', reason: { code: 'connection-lost' } });
+    expect(replica.window.hasUnsent).toBe(false);
+  });
+
+  it('counts a block that cannot be read again as different, and goes on', async () => {
+    const { local, image, verify, playStream } = verifying();
+    await local.write(Buffer.alloc(4096, 1), 0);
+    await local.write(Buffer.alloc(4096, 2), MIB);
+    await image.write(Buffer.alloc(4096, 2), MIB);
+    local.hook = (call, offset, length) => {
+      if (call === 'read' && offset === 0 && length === 4096) throw new Failure('io-error', 'bad block');
+    };
+    const outcome = await play(
+      verify.run(() => undefined),
+      playStream,
+    );
+    expect(outcome).toMatchObject({
+      status: 'fulfilled',
+      value: { differingSize: 4096, ranges: [{ offset: 0, length: 4096 }] },
+    });
+  });
+
+  it('refuses the result of a check that it did not place, or of another', async () => {
+    const { verify } = verifying();
+    expect(() => verify.result(checkResult(0, 4096, true))).toThrow(expect.objectContaining({ code: 'frame-invalid' }));
+  });
+});
