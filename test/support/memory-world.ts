@@ -22,7 +22,7 @@ export function repeatableRandom(): Random {
 }
 
 /** The link inside the process: what connects has proved the identity that the test says. */
-export class MemoryLinkNetwork extends MemoryNetwork implements Network {
+class MemoryLinkNetwork extends MemoryNetwork implements Network {
   identity = 'nbdtwin';
   /** Listening ends of the links so far. */
   readonly links: MemoryStream[] = [];
