@@ -93,6 +93,8 @@ export class MirrorLink {
   #wake: (() => void) | undefined;
   #stopping = false;
   #running: Promise<void> | undefined;
+  /** Ends the wait for a connection that is being made. */
+  #giveUp: () => void = () => undefined;
 
   constructor(
     world: World,
@@ -138,6 +140,7 @@ export class MirrorLink {
     }
     this.#stopping = true;
     this.#channel?.close();
+    this.#giveUp();
     this.#wake?.();
     await this.#running;
     this.#move('stopped');
@@ -238,8 +241,16 @@ export class MirrorLink {
     }
   }
 
+  /** A stop does not wait for a host that does not answer; the connection, should it come about, is closed. */
   #connect(): Promise<ByteStream> {
-    return this.#world.network.connectLink(this.#settings.address, this.#settings.tls, CONNECT_TIMEOUT_MS);
+    const { address, tls } = this.#settings;
+    return new Promise((resolve, reject) => {
+      this.#giveUp = () => reject(new Failure('shutting-down', 'the primary is stopping'));
+      this.#world.network.connectLink(address, tls, CONNECT_TIMEOUT_MS).then((stream) => {
+        if (this.#stopping) stream.destroy();
+        resolve(stream);
+      }, reject);
+    });
   }
 
   /** HELLO, WELCOME, the decision, the queue of rescans, BEGIN, and the mirror's first ACK. */

@@ -58,6 +58,18 @@ test('a half-open link: both sides notice within the timeout, reconnect, and not
   expect(pair.mirror!.status().exports[0]!.problem).toBeUndefined();
 });
 
+test('a stop does not wait for a mirror host that does not answer', async () => {
+  const pair = await Pair.make();
+  pair.proxy.stall();
+  await pair.startPrimary();
+  await pair.until('connecting', () => pair.link.state === 'connecting' && pair.proxy.connections > 0);
+  await pair.write(5, randomBytes(5000));
+  // The attempt itself would be given up after ten seconds.
+  const late = new Promise((resolve) => setTimeout(() => resolve('late'), 7_000).unref());
+  const stopped = pair.stopPrimary(5_000).then(() => 'stopped');
+  expect(await Promise.race([stopped, late])).toBe('stopped');
+});
+
 test('a new session of the same primary takes over from a half-open one, after what that had received', async () => {
   const { log, lines } = memoryLog();
   const pair = await Pair.make({ log, size: 4 * MIB });
