@@ -64,6 +64,7 @@ class MemoryPair {
         run: Buffer.alloc(16, 3),
         parentRun: NO_ID,
         parentSequence: 0,
+        earlierRuns: [],
         size: SIZE,
         rescanAll: false,
       },
