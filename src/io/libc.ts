@@ -1,5 +1,6 @@
 /**
- * The few libc calls that Node lacks, through koffi: holes, locks, device sizes, and reads that refuse to wait.
+ * The few libc calls that Node lacks, through koffi: holes, locks, device sizes, reads that refuse to wait, and what the
+ * kernel knows of a socket's other end.
  *
  * Every function throws what Node's own fs functions would throw: an Error with `code` (`ENOSPC`, ...), `errno`
  * (negative) and `syscall`. Interrupted calls are repeated. Nothing here knows of disks or policies.
@@ -14,6 +15,8 @@ const flockCall = libc.func('int flock(int descriptor, int operation)');
 const ioctlCall = libc.func('int ioctl(int descriptor, unsigned long request, ...)');
 const fadviseCall = libc.func('int posix_fadvise64(int descriptor, int64_t offset, int64_t length, int advice)');
 const preadv2Call = libc.func('int64_t preadv64v2(int descriptor, void *vector, int count, int64_t offset, int flags)');
+
+const pollCall = libc.func('int poll(void *descriptors, unsigned long count, int timeoutMs)');
 
 const EINTR = koffi.os.errno['EINTR'];
 const EAGAIN = koffi.os.errno['EAGAIN'];
@@ -35,6 +38,8 @@ const BLKSSZGET = 0x1268;
 const POSIX_FADV_WILLNEED = 3;
 const POSIX_FADV_DONTNEED = 4;
 const RWF_NOWAIT = 0x08;
+const SIOCOUTQ = 0x5411;
+const POLLRDHUP = 0x2000;
 
 function systemError(syscall: string, errno: number): NodeJS.ErrnoException {
   const code = getSystemErrorName(-errno);
@@ -130,4 +135,32 @@ export function readCachedNow(descriptor: number, target: Uint8Array, offset: nu
     if (errno === EAGAIN) return 0;
     if (errno !== EINTR) throw systemError('preadv2', errno);
   }
+}
+
+/** One pollfd: descriptor, then the events asked for and those found, 16 bits each. */
+const polled = new Int32Array(2);
+const polledEvents = new Uint16Array(polled.buffer, 4);
+const polledAddress = koffi.address(polled);
+
+/**
+ * Whether the other end of a connected socket has closed, ended its direction or is lost, as far as the kernel knows;
+ * what it sent before may still be unread. For TCP and unix sockets; 0.5 us.
+ */
+export function socketPeerGone(descriptor: number): boolean {
+  polled[0] = descriptor;
+  polledEvents[0] = POLLRDHUP;
+  for (;;) {
+    // POLLERR, POLLHUP and POLLNVAL are found without being asked for.
+    const count = pollCall(polledAddress, 1, 0);
+    if (count >= 0) return count > 0;
+    const errno = koffi.errno();
+    if (errno !== EINTR) throw systemError('poll', errno);
+  }
+}
+
+/** Bytes that the kernel has taken for a socket and that the other end's kernel (TCP) or program (unix) has not. */
+export function socketSendQueueSize(descriptor: number): number {
+  const size = new Int32Array(1);
+  if (ioctlCall(descriptor, SIOCOUTQ, 'int *', size) !== 0) throw systemError('ioctl', koffi.errno());
+  return size[0]!;
 }

@@ -34,6 +34,17 @@ export interface ByteStream {
   /** Bytes that went out and came in, as counted on this stream (plaintext of TLS). */
   readonly bytesWritten: number;
   readonly bytesRead: number;
+  /**
+   * Bytes of the socket write under way, in this process and in the kernel, that have not reached the other end; of TLS
+   * the encrypted ones. While nothing is written and this does not shrink, the peer reads nothing. Costs a system call.
+   */
+  undeliveredSize(): number;
+  /**
+   * True when the peer has closed, ended its direction or is lost, told also while paused, when `end` and `close` do not
+   * come; what it sent before may still be to come as `data`. Costs a system call. A peer that vanished without a word
+   * is there until the kernel finds out.
+   */
+  peerGone(): boolean;
 
   /** Must be called once, synchronously after the stream was handed over; data is held back until then. */
   receive(events: StreamEvents): void;
@@ -42,6 +53,8 @@ export interface ByteStream {
   /** Stops and resumes `data` events: back-pressure. */
   pause(): void;
   resume(): void;
+  /** When the stream was lost while paused: what had arrived and was held back. To be asked in `close`, once. */
+  takeUnread(): Buffer | undefined;
   /** Sends what is queued, then ends our direction. */
   end(): void;
   /** Ends at once, dropping what is queued. */

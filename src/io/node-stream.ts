@@ -13,6 +13,7 @@ import { assert } from '../base/assert.ts';
 import { Failure } from '../base/failure.ts';
 import { MIB } from '../base/units.ts';
 import type { NbdTls } from '../secure/tls.ts';
+import { socketPeerGone, socketSendQueueSize } from './libc.ts';
 import type { ByteStream, StreamEvents } from './network.ts';
 import { lostFailure } from './network-failure.ts';
 import { acceptNbdTls, type Take } from './node-handshake.ts';
@@ -20,11 +21,19 @@ import { acceptNbdTls, type Take } from './node-handshake.ts';
 /** Bytes queued from which `write` asks to wait. Node's own mark of 16 KiB would stop at every reply. */
 const QUEUE_HIGH_SIZE = MIB;
 
+/** What Node keeps to itself: the only ways to a socket's descriptor, and to how much of a large write has left. */
+interface SocketHandle {
+  readonly fd: number;
+  readonly writeQueueSize: number;
+}
+
 export class NodeStream implements ByteStream {
   readonly peerName: string;
   readonly identity: string | undefined;
   readonly encrypted: boolean;
   readonly #socket: Socket;
+  /** The socket that holds the descriptor: below TLS, the one that TLS was started on. */
+  readonly #carrier: Socket;
   #events: StreamEvents | undefined;
   #bytesWritten = 0;
   #bytesRead = 0;
@@ -59,8 +68,9 @@ export class NodeStream implements ByteStream {
     this.#events?.drain();
   };
 
-  constructor(socket: Socket, peerName: string, identity?: string) {
+  constructor(socket: Socket, peerName: string, identity?: string, carrier: Socket = socket) {
     this.#socket = socket;
+    this.#carrier = carrier;
     this.peerName = peerName;
     this.identity = identity;
     this.encrypted = socket instanceof TLSSocket;
@@ -80,6 +90,18 @@ export class NodeStream implements ByteStream {
 
   get bytesRead(): number {
     return this.#bytesRead;
+  }
+
+  undeliveredSize(): number {
+    const handle = this.#handle();
+    if (handle === undefined) return 0;
+    // What waits behind the write under way does not move, and so needs not be known.
+    return handle.writeQueueSize + socketSendQueueSize(handle.fd);
+  }
+
+  peerGone(): boolean {
+    const handle = this.#handle();
+    return handle === undefined || this.#peerEnded || socketPeerGone(handle.fd);
   }
 
   receive(events: StreamEvents): void {
@@ -121,6 +143,11 @@ export class NodeStream implements ByteStream {
     this.#socket.resume();
   }
 
+  takeUnread(): Buffer | undefined {
+    // Node forgets to tell of it, but not what it was.
+    return (this.#socket.read() as Buffer | null) ?? undefined;
+  }
+
   end(): void {
     if (this.#ended || this.#handedOver) return;
     this.#ended = true;
@@ -143,7 +170,14 @@ export class NodeStream implements ByteStream {
     this.#socket.off('end', this.#onEnd);
     this.#socket.off('drain', this.#onDrain);
     this.#socket.off('close', this.#onClose);
-    const take: Take<ByteStream> = (accepted, identity) => new NodeStream(accepted, this.peerName, identity);
+    const take: Take<ByteStream> = (accepted, identity) =>
+      new NodeStream(accepted, this.peerName, identity, this.#socket);
     return await acceptNbdTls(this.#socket, this.peerName, tls, take);
+  }
+
+  /** Undefined once the socket is closed. */
+  #handle(): SocketHandle | undefined {
+    const handle = (this.#carrier as unknown as { readonly _handle?: SocketHandle | null })._handle;
+    return handle === null || handle === undefined || handle.fd < 0 ? undefined : handle;
   }
 }

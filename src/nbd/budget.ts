@@ -22,7 +22,7 @@ export class Budget {
     return this.#used;
   }
 
-  /** Internal to Account. False when there is not enough, or others were first. */
+  /** Takes without waiting. False when there is not enough, or others were first. */
   tryTake(cost: number): boolean {
     if (this.#waiting.size > 0 || !this.#fits(cost)) return false;
     this.#used += cost;
@@ -39,7 +39,7 @@ export class Budget {
     if (this.#waiting.delete(account)) this.#grantNext();
   }
 
-  /** Internal to Account. */
+  /** Gives back what `tryTake`, or an account, took. */
   release(cost: number): void {
     this.#used -= cost;
     assert(this.#used >= 0, 'more given back than was taken');
@@ -66,14 +66,14 @@ export class Budget {
 export class Account {
   readonly #budget: Budget;
   readonly #limit: number;
-  readonly #granted: () => void;
+  readonly #granted: (cost: number) => void;
   #used = 0;
   /** 0 while nothing is asked for. */
   #waitingCost = 0;
   #waitsForServer = false;
 
-  /** `granted` is called, later and once, for each `take` that returned false. */
-  constructor(budget: Budget, limit: number, granted: () => void) {
+  /** `granted` is called, later and once, with the cost of each `take` that returned false. */
+  constructor(budget: Budget, limit: number, granted: (cost: number) => void) {
     this.#budget = budget;
     this.#limit = limit;
     this.#granted = granted;
@@ -117,10 +117,11 @@ export class Account {
 
   /** Internal to Budget, which has taken the cost already. */
   grant(): void {
-    this.#used += this.#waitingCost;
+    const cost = this.#waitingCost;
+    this.#used += cost;
     this.#waitingCost = 0;
     this.#waitsForServer = false;
-    this.#granted();
+    this.#granted(cost);
   }
 
   #fits(cost: number): boolean {

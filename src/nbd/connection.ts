@@ -22,6 +22,7 @@ import type { ExportTable } from './exports.ts';
 import { describeForeign } from './foreign.ts';
 import { Handshake, type HandshakeOutcome, type TlsPolicy } from './handshake.ts';
 import { GREETING, type NbdLimits } from './limits.ts';
+import { StallWatch } from './stall-watch.ts';
 import { Transmission } from './transmission.ts';
 
 /** What a connection tells about itself. */
@@ -44,6 +45,8 @@ export interface ConnectionOptions {
   readonly tls: TlsPolicy;
   readonly nbdTls: NbdTls | undefined;
   readonly budget: Budget;
+  /** See Transmission. */
+  readonly partingBudget: Budget;
   readonly limits: NbdLimits;
   readonly clock: Clock;
   readonly log: Log;
@@ -68,8 +71,12 @@ export class Connection {
   #isStopping = false;
   /** What the client sent first, to say what it looks like if it is not NBD. */
   #firstBytes = Buffer.alloc(0);
-  /** Handshake, stalled payload or linger: one at a time. */
+  /** Handshake, parting or linger: one at a time. */
   #timer: Timer | undefined;
+  /** A payload holds room that others may wait for: its client must keep sending. */
+  readonly #payloadWatch: StallWatch;
+  /** So do replies: it must keep reading. */
+  readonly #replyWatch: StallWatch;
 
   constructor(stream: ByteStream, options: ConnectionOptions) {
     this.#stream = stream;
@@ -82,6 +89,19 @@ export class Connection {
       optionsMax: options.limits.options,
       isStopping: () => this.#isStopping,
       send: (bytes) => this.#stream.write([bytes]),
+    });
+    const { clock, limits } = options;
+    this.#payloadWatch = new StallWatch({
+      clock,
+      intervalMs: limits.payloadStallMs,
+      progress: () => (this.#transmission?.isPayloadArriving ? this.#stream.bytesRead : undefined),
+      stalled: () => this.#drop('it stopped in the middle of a request'),
+    });
+    this.#replyWatch = new StallWatch({
+      clock,
+      intervalMs: limits.replyStallMs,
+      progress: () => (this.#transmission?.areRepliesWaiting ? this.#deliveredSize() : undefined),
+      stalled: () => this.#drop('it does not read replies'),
     });
   }
 
@@ -117,9 +137,12 @@ export class Connection {
 
   /** Ends at once; what the volume is working on goes on. */
   destroy(): void {
-    if (this.#phase === 'gone') return;
+    // Before anything else: no request may reach the volume any more, with or without a socket.
+    const wasGone = this.#phase === 'gone';
+    if (!wasGone) this.#phase = 'ending';
+    this.#transmission?.cut();
+    if (wasGone) return;
     // While TLS starts there is no stream to destroy: `#startTls` looks at the phase when it is through.
-    this.#phase = 'ending';
     this.#stream.destroy();
   }
 
@@ -140,7 +163,7 @@ export class Connection {
 
   #receive(chunk: Buffer): void {
     try {
-      if (this.#phase === 'transmission') this.#receiveRequests(chunk);
+      if (this.#phase === 'transmission') this.#transmission!.receive(chunk);
       else if (this.#phase === 'handshake') this.#receiveOptions(chunk);
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
@@ -187,31 +210,28 @@ export class Connection {
       mode: outcome.mode,
       contexts: outcome.contexts,
       budget: this.#options.budget,
+      partingBudget: this.#options.partingBudget,
       limits: this.#options.limits,
+      violated: (error) => this.#violated(error),
+      payloadArriving: () => this.#payloadWatch.start(),
+      repliesWaiting: () => this.#replyWatch.start(),
+      parting: () => this.#watchParting(),
       done: () => this.#end(),
       finished: () => this.#options.gone(this),
     });
     if (this.#isStopping) this.#transmission.stop();
-    if (outcome.rest.length > 0) this.#receiveRequests(outcome.rest);
+    if (outcome.rest.length > 0) this.#transmission.receive(outcome.rest);
   }
 
-  #receiveRequests(chunk: Uint8Array): void {
-    const transmission = this.#transmission!;
-    const wasArriving = transmission.isPayloadArriving;
-    transmission.receive(chunk);
-    if (this.#phase !== 'transmission' || wasArriving === transmission.isPayloadArriving) return;
-    if (wasArriving) this.#timer?.cancel();
-    else this.#watchPayload();
-  }
-
-  /** A payload holds room that others may wait for: its client must keep sending. */
-  #watchPayload(): void {
-    const { bytesRead } = this.#stream;
-    this.#arm(this.#options.limits.payloadStallMs, () => {
-      if (this.#transmission?.isPayloadArriving !== true) return;
-      if (this.#stream.bytesRead > bytesRead) this.#watchPayload();
-      else this.#drop('it stopped in the middle of a request');
+  /** The kernel says that the client has gone; what it left is read in no time, or something is wrong. */
+  #watchParting(): void {
+    this.#arm(this.#options.limits.lingerMs, () => {
+      if (this.#transmission?.isParting) this.#drop('it has gone, but its end does not come');
     });
+  }
+
+  #deliveredSize(): number {
+    return this.#stream.bytesWritten - this.#stream.undeliveredSize();
   }
 
   async #startTls(): Promise<void> {
@@ -266,15 +286,19 @@ export class Connection {
     if (this.#phase === 'gone') return;
     this.#phase = 'gone';
     this.#timer?.cancel();
+    this.#payloadWatch.cancel();
+    this.#replyWatch.cancel();
     if (this.#transmission === undefined) {
       this.#log.debug({ err: reason }, 'client gone before it chose an export');
       this.#options.gone(this);
       return;
     }
+    const transmission = this.#transmission;
+    transmission.closed(this.#stream.takeUnread());
     const { bytesRead, bytesWritten } = this.#stream;
-    const requestsInFlight = this.#transmission.inFlightCount;
-    this.#log.info({ export: this.#exportName, bytesRead, bytesWritten, requestsInFlight, err: reason }, 'client gone');
-    this.#transmission.closed();
+    const { inFlightCount: requestsInFlight, droppedCount: requestsDropped } = transmission;
+    const counts = { bytesRead, bytesWritten, requestsInFlight, requestsDropped };
+    this.#log.info({ export: this.#exportName, ...counts, err: reason }, 'client gone');
   }
 
   #arm(delayMs: number, action: () => void): void {

@@ -17,7 +17,11 @@ export interface NbdLimits {
   readonly serverInFlight: number;
   /** Milliseconds without a byte in the middle of a payload, whose buffer others may be waiting for. */
   readonly payloadStallMs: number;
-  /** Milliseconds for a client to close its end after we have closed ours. */
+  /** Milliseconds in which a client whose replies wait for it must take some of them: what they hold, others may need. */
+  readonly replyStallMs: number;
+  /** Bytes of requests, for all connections together, taken in from clients that have gone, to learn how they went. */
+  readonly partingSize: number;
+  /** Milliseconds for a client to close its end after we have closed ours, or for what a client left to be read. */
   readonly lingerMs: number;
 }
 
@@ -29,11 +33,16 @@ export const DEFAULT_LIMITS: NbdLimits = {
   connectionInFlight: 64 * MIB,
   serverInFlight: 512 * MIB,
   payloadStallMs: 60_000,
+  replyStallMs: 60_000,
+  partingSize: 64 * MIB,
   lingerMs: 5_000,
 };
 
 /** What is counted for a request beside its payload or its data: it bounds the number of requests in flight too. */
 export const REQUEST_COST = 4096;
+
+/** What is counted for a request held back, beside its payload. */
+export const HELD_REQUEST_SIZE = 256;
 
 /** What is counted for BLOCK_STATUS: about two full answers. */
 export const BLOCK_STATUS_COST = 128 * 1024;

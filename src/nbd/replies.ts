@@ -3,7 +3,7 @@
  *
  * What is kept: chunks not yet written, the cost of the requests that they answer, and the cost of what the socket has
  * taken but not yet passed on. While the socket is full nothing more is written to it, so what a client does not read
- * is bounded by its account.
+ * is bounded by its account. While they are held nothing is written either.
  */
 import { assert } from '../base/assert.ts';
 import type { ByteStream } from '../io/network.ts';
@@ -11,6 +11,7 @@ import type { ByteStream } from '../io/network.ts';
 export class Replies {
   readonly #stream: ByteStream;
   readonly #release: (cost: number) => void;
+  readonly #full: () => void;
   readonly #scheduledFlush = (): void => {
     this.#isScheduled = false;
     this.flush();
@@ -22,13 +23,20 @@ export class Replies {
   #cost = 0;
   #sendingCost = 0;
   #isFull = false;
+  #isHeld = false;
   #isScheduled = false;
   #isAbandoned = false;
 
-  /** `release` is told the cost of requests whose replies have left. */
-  constructor(stream: ByteStream, release: (cost: number) => void) {
+  /** `release` is told the cost of requests whose replies have left; `full`, that the client must read on first. */
+  constructor(stream: ByteStream, release: (cost: number) => void, full: () => void) {
     this.#stream = stream;
     this.#release = release;
+    this.#full = full;
+  }
+
+  /** True while the socket takes no more. */
+  get isFull(): boolean {
+    return this.#isFull;
   }
 
   /** True when everything has been passed to the kernel. */
@@ -57,7 +65,7 @@ export class Replies {
 
   /** Sends what was pushed, unless the socket is full: then `drained` will. */
   flush(): void {
-    if (this.#isFull || this.#isAbandoned) return;
+    if (this.#isFull || this.#isHeld || this.#isAbandoned) return;
     this.#closeTail();
     const chunks = this.#chunks;
     const cost = this.#cost;
@@ -67,6 +75,7 @@ export class Replies {
       if (!this.#stream.write(chunks)) {
         this.#isFull = true;
         this.#sendingCost = cost;
+        this.#full();
         return;
       }
     }
@@ -78,6 +87,17 @@ export class Replies {
     if (this.#isScheduled) return;
     this.#isScheduled = true;
     setImmediate(this.#scheduledFlush);
+  }
+
+  /** Writes nothing until `letGo`. */
+  hold(): void {
+    this.#isHeld = true;
+  }
+
+  letGo(): void {
+    if (!this.#isHeld) return;
+    this.#isHeld = false;
+    this.flush();
   }
 
   /** The socket takes more. */

@@ -1,7 +1,7 @@
 /**
  * The NBD server: any number of volumes, any number of listeners. It knows nothing of replication.
  *
- * What is kept: listeners, live connections, and the budget that the connections share.
+ * What is kept: listeners, live connections, and the budgets that the connections share.
  */
 import { assert } from '../base/assert.ts';
 import { Failure } from '../base/failure.ts';
@@ -57,6 +57,7 @@ class Server implements NbdServer {
   readonly #exports: ExportTable;
   readonly #limits: NbdLimits;
   readonly #budget: Budget;
+  readonly #partingBudget: Budget;
   readonly #connections = new Set<Connection>();
   readonly #listeners: Listener[] = [];
   #isStopping = false;
@@ -72,6 +73,7 @@ class Server implements NbdServer {
     this.#exports = new ExportTable(options.exports);
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
     this.#budget = new Budget(this.#limits.serverInFlight);
+    this.#partingBudget = new Budget(this.#limits.partingSize);
   }
 
   get addresses(): readonly Address[] {
@@ -115,6 +117,7 @@ class Server implements NbdServer {
       tls: this.#options.tls,
       nbdTls: this.#options.nbdTls,
       budget: this.#budget,
+      partingBudget: this.#partingBudget,
       limits: this.#limits,
       clock: this.#options.clock,
       log: this.#options.log,

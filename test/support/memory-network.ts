@@ -50,6 +50,14 @@ export class MemoryStream implements ByteStream {
     return this.#other!.#incomingSize;
   }
 
+  undeliveredSize(): number {
+    return this.#other!.#incomingSize;
+  }
+
+  peerGone(): boolean {
+    return this.#gone || this.#endReceived;
+  }
+
   receive(events: StreamEvents): void {
     assert(this.#events === undefined, 'a stream is received once');
     this.#events = events;
@@ -78,6 +86,10 @@ export class MemoryStream implements ByteStream {
   resume(): void {
     this.isPaused = false;
     this.#schedule();
+  }
+
+  takeUnread(): Buffer | undefined {
+    return this.#incoming.length === 0 ? undefined : Buffer.concat(this.#incoming.splice(0));
   }
 
   end(): void {

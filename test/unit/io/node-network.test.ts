@@ -5,7 +5,7 @@ import fs from 'node:fs';
 import net from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { MIB } from '../../../src/base/units.ts';
+import { KIB, MIB } from '../../../src/base/units.ts';
 import type { Address, ByteStream } from '../../../src/io/network.ts';
 import { nodeNetwork as network } from '../../../src/io/node-network.ts';
 import { temporaryFolder } from '../../support/temporary-folder.ts';
@@ -99,6 +99,67 @@ describe.each([
     expect(server.data().length).toBeLessThan(sent.length);
     server.stream.resume();
     expect((await server.received(sent.length)).equals(sent)).toBe(true);
+  });
+
+  it.each(['ends its direction', 'closes'])(
+    'knows while paused that the peer %s, though nothing tells',
+    async (way) => {
+      const streams = await pair(address());
+      const client = collect(streams.client);
+      const server = collect(streams.server);
+      // More than Node reads ahead: it will not come to the peer's end by itself.
+      const sent = randomBytes(128 * KIB);
+      server.stream.pause();
+      client.stream.write([sent]);
+      while (client.stream.queuedSize > 0) await settle();
+      expect(server.stream.peerGone()).toBe(false);
+      if (way === 'closes') client.stream.destroy();
+      else client.stream.end();
+      while (!server.stream.peerGone()) await settle();
+      expect(server.events).not.toContain('end');
+      expect(server.events).not.toContain('close');
+      server.stream.resume();
+      await server.ended;
+      expect(server.data().equals(sent)).toBe(true);
+      server.stream.destroy();
+      await server.closed;
+      expect(server.stream.peerGone()).toBe(true);
+    },
+  );
+
+  it('gives out what it had held back when it was lost while paused', async () => {
+    const streams = await pair(address());
+    const client = collect(streams.client);
+    const server = collect(streams.server);
+    server.stream.pause();
+    const sent = randomBytes(5 * KIB);
+    client.stream.write([sent]);
+    server.stream.write([Buffer.alloc(32 * MIB)]);
+    await client.received(1);
+    // A peer that closes before it has read everything resets the connection.
+    client.stream.destroy();
+    await server.closed;
+    expect(server.events).toEqual(['close']);
+    expect(server.stream.takeUnread()?.equals(sent)).toBe(true);
+    expect(server.stream.takeUnread()).toBeUndefined();
+  });
+
+  it('knows how much has not reached the peer', async () => {
+    const streams = await pair(address());
+    const client = collect(streams.client);
+    const server = collect(streams.server);
+    expect(client.stream.undeliveredSize()).toBe(0);
+    server.stream.pause();
+    client.stream.write([Buffer.alloc(32 * MIB)]);
+    await settle();
+    const before = client.stream.undeliveredSize();
+    expect(before).toBeGreaterThan(MIB);
+    server.stream.resume();
+    await server.received(32 * MIB);
+    while (client.stream.undeliveredSize() > 0) await settle();
+    client.stream.destroy();
+    await client.closed;
+    expect(client.stream.undeliveredSize()).toBe(0);
   });
 
   it('tells of a peer that is gone, once and last, and swallows later writes', async () => {

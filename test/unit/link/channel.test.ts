@@ -42,6 +42,8 @@ class ScriptedStream implements ByteStream {
     this.calls.push('resume');
   }
 
+  takeUnread(): undefined {}
+
   end(): void {
     this.calls.push('end');
   }

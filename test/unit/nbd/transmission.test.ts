@@ -4,81 +4,21 @@ import {
   CommandFlag,
   type DataChunk,
   ErrorCode,
-  encodeOptionExtendedHeaders,
   encodeOptionGo,
-  encodeOptionSetMetaContext,
-  encodeOptionStructuredReply,
   encodeRequest,
   type Reply,
-  ReplyDecoder,
   type ReplyMode,
   ReplyType,
-  type RequestHeader,
 } from 'nbd-protocol';
 import { describe, expect, it } from 'vitest';
 import { Failure, type FailureCode } from '../../../src/base/failure.ts';
-import { BLOCK_STATUS_COST, REQUEST_COST } from '../../../src/nbd/limits.ts';
-import {
-  type InMemory,
-  type InMemoryOptions,
-  RawPeer,
-  serveInMemory,
-  settle,
-  until,
-} from '../../support/nbd-in-memory.ts';
+import { BLOCK_STATUS_COST, DEFAULT_LIMITS, REQUEST_COST } from '../../../src/nbd/limits.ts';
+import { serveInMemory, settle, until } from '../../support/nbd-in-memory.ts';
+import { enter, gate } from '../../support/nbd-raw-client.ts';
 
 const KIB = 1024;
 const SIZE = 1024 * KIB;
 const MODES: ReplyMode[] = ['simple', 'structured', 'extended'];
-
-/** Holds back calls of the disk; `go` lets the oldest one through. */
-function gate(served: InMemory, matches: (call: string, offset: number) => boolean) {
-  const waiting: { call: string; offset: number; go: () => void; fail: (error: Error) => void }[] = [];
-  served.disk.hook = (call, offset) => {
-    if (!matches(call, offset)) return;
-    return new Promise<void>((go, fail) => waiting.push({ call, offset, go, fail }));
-  };
-  return waiting;
-}
-
-/** A raw connection past the handshake, and a decoder of what follows. */
-async function enter(mode: ReplyMode, options: InMemoryOptions = {}, contexts: string[] = []) {
-  const served = await serveInMemory(options);
-  const peer = new RawPeer(await served.network.connect({ kind: 'unix', path: 'nbd' }));
-  await peer.greet();
-  if (mode === 'structured') await peer.ask(encodeOptionStructuredReply());
-  if (mode === 'extended') await peer.ask(encodeOptionExtendedHeaders());
-  if (contexts.length > 0) await peer.ask(encodeOptionSetMetaContext('disk', contexts));
-  await peer.ask(encodeOptionGo('disk'));
-  let taken = peer.received.length;
-  const lengths = new Map<number, number>();
-  const decoder = new ReplyDecoder({ mode, lengthOf: (_, cookie) => lengths.get(cookie) });
-  let cookie = 0;
-  const send = (request: Partial<RequestHeader> & { command: number }, data?: Uint8Array): number => {
-    cookie += 1;
-    const header = { offset: 0, length: data?.length ?? 0, ...request, cookieHigh: 7, cookieLow: cookie };
-    lengths.set(cookie, request.command === Command.READ ? header.length : 0);
-    const bytes = encodeRequest(header, mode === 'extended');
-    if (data === undefined) peer.send(bytes);
-    else peer.send(bytes, data);
-    return cookie;
-  };
-  const replies = async (): Promise<Reply[]> => {
-    await settle();
-    decoder.push(peer.received.subarray(taken));
-    taken = peer.received.length;
-    const found: Reply[] = [];
-    for (let reply = decoder.next(); reply !== undefined; reply = decoder.next()) found.push(reply);
-    return found;
-  };
-  /** The error with which a request is answered, 0 when it succeeds. */
-  const errorOf = async (request: Partial<RequestHeader> & { command: number }, data?: Uint8Array): Promise<number> => {
-    send(request, data);
-    for (const reply of await replies()) if ('error' in reply && reply.error !== 0) return reply.error;
-    return 0;
-  };
-  return { ...served, peer, send, replies, errorOf };
-}
 
 describe.each(MODES)('the transmission with %s replies', (mode) => {
   it('reads what was written, on any connection', async () => {
@@ -468,6 +408,75 @@ describe('bytes in flight', () => {
     await write;
     await settle();
     expect(served.peer.isClosed).toBe(true);
+  });
+
+  it('wait for a payload that itself had to wait: it is watched all the same', async () => {
+    const limits = { serverInFlight: 512 * KIB + REQUEST_COST, payloadStallMs: 1000 };
+    const served = await enter('simple', { limits });
+    const waiting = gate(served, (call) => call === 'write');
+    const other = await served.connect();
+    const write = other.write(0, Buffer.alloc(LENGTH, 9));
+    await until(() => waiting.length === 1, 'the other write has begun');
+    const header = { command: Command.WRITE, cookieHigh: 0, cookieLow: 1, offset: 0, length: 512 * KIB };
+    served.peer.send(encodeRequest(header, false), Buffer.alloc(1000));
+    await settle();
+    waiting[0]!.go();
+    await write;
+    await settle();
+    expect(served.server.connections()[0]).toMatchObject({ bytesInFlight: 512 * KIB + REQUEST_COST });
+    served.clock.advance(1000);
+    await served.peer.closed();
+  });
+
+  it('wait for clients to read: one that does not is cut off, so that the others are served', async () => {
+    const limits = { connectionInFlight: 512 * KIB, serverInFlight: 512 * KIB };
+    const served = await enter('simple', { limits });
+    const { peer, clock, server, lines } = served;
+    peer.stream.pause();
+    for (let count = 0; count < 20; count += 1) served.send({ command: Command.READ, length: 256 * KIB });
+    await settle();
+    const other = await served.connect();
+    let isRead = false;
+    const read = other.read(0, 512 * KIB - REQUEST_COST).then(() => {
+      isRead = true;
+    });
+    await settle();
+    clock.advance(DEFAULT_LIMITS.replyStallMs - 1);
+    await settle();
+    expect([isRead, peer.isClosed, server.connections().length]).toEqual([false, false, 2]);
+    clock.advance(1);
+    await read;
+    await peer.closed();
+    expect(lines.some(({ level, message }) => level === 'warn' && message.includes('does not read replies'))).toBe(
+      true,
+    );
+    expect(server.connections()).toHaveLength(1);
+  });
+
+  it('wait for a client that reads slowly as long as it reads', async () => {
+    const served = await enter('simple', { limits: { connectionInFlight: 512 * KIB } });
+    const { peer, clock } = served;
+    peer.stream.pause();
+    for (let count = 0; count < 20; count += 1) served.send({ command: Command.READ, length: 256 * KIB });
+    await settle();
+    for (let minute = 0; minute < 5; minute += 1) {
+      const { bytesRead } = peer.stream;
+      peer.stream.resume();
+      await until(() => peer.stream.bytesRead > bytesRead, 'the client has read something');
+      peer.stream.pause();
+      await settle();
+      clock.advance(DEFAULT_LIMITS.replyStallMs);
+      await settle();
+    }
+    expect(peer.isClosed).toBe(false);
+    peer.stream.resume();
+    let answered = 0;
+    for (let round = 0; round < 40; round += 1) answered += (await served.replies()).length;
+    expect(answered).toBe(20);
+    // It has nothing left to read: nobody waits for it any more.
+    clock.advance(10 * DEFAULT_LIMITS.replyStallMs);
+    await settle();
+    expect(peer.isClosed).toBe(false);
   });
 
   it('hold for BLOCK_STATUS too', async () => {
