@@ -2,7 +2,7 @@
 import { Failure, isFailure, messageOf } from '../base/failure.ts';
 import { KIB } from '../base/units.ts';
 import type { FileSystem } from '../io/disk.ts';
-import { loadSecret, type SecretReader } from '../secure/load-secret.ts';
+import { loadKeyFile, type SecretReader } from '../secure/load-secret.ts';
 import type { NbdTls, PresharedKey } from '../secure/tls.ts';
 import type { NbdTlsConfig } from './config.ts';
 
@@ -42,7 +42,7 @@ export async function loadNbdTls(files: FileSystem, reader: SecretReader, config
 /** What is wrong with the file, and with which option, is in the message: hints for --secret-file would mislead. */
 async function loadClientKeys(reader: SecretReader, path: string): Promise<PresharedKey[]> {
   try {
-    return await loadSecret(reader, { file: path });
+    return await loadKeyFile(reader, path);
   } catch (error) {
     if (!isFailure(error)) throw error;
     throw new Failure('tls-config', `--tls-psk-file: ${error.message}`, { cause: error });

@@ -1,6 +1,6 @@
 /** Where a secret comes from: a file, a flag or the environment. */
 import { Failure } from '../base/failure.ts';
-import { parseSecretFile, SECRET_FILE_SIZE_MAX } from './secret-file.ts';
+import { parseKeyFile, parseSecretFile, SECRET_FILE_SIZE_MAX } from './secret-file.ts';
 import type { PresharedKey } from './tls.ts';
 
 /** Reads a file together with the permission bits of the very file that was read. Implemented in src/io. */
@@ -29,13 +29,25 @@ export async function loadSecret(reader: SecretReader, sources: SecretSources): 
   if (sources.file !== undefined && sources.flag !== undefined) {
     throw new Failure('usage', 'give --secret-file or --secret, not both');
   }
-  if (sources.file !== undefined) return readKeys(reader, sources.file);
+  if (sources.file !== undefined) return readKeys(reader, sources.file, parseSecretFile);
   const text = sources.flag ?? sources.environment;
   if (text === undefined || text === '') throw new Failure('secret-missing', 'no secret was given');
   return parseSecretFile(text);
 }
 
-async function readKeys(reader: SecretReader, path: string): Promise<PresharedKey[]> {
+/**
+ * The keys of NBD clients, in the order of the file. Failures: as `loadSecret`; a bare secret is `secret-malformed`, since
+ * no NBD client could use the key that is made of it.
+ */
+export function loadKeyFile(reader: SecretReader, path: string): Promise<PresharedKey[]> {
+  return readKeys(reader, path, parseKeyFile);
+}
+
+async function readKeys(
+  reader: SecretReader,
+  path: string,
+  parse: (text: string) => PresharedKey[] | Promise<PresharedKey[]>,
+): Promise<PresharedKey[]> {
   const secret = await reader.readSecret(path, SECRET_FILE_SIZE_MAX);
   if (secret === undefined) throw new Failure('secret-missing', `${path} does not exist`);
   if ((secret.mode & EXPOSED_MODE) !== 0) {
@@ -43,7 +55,7 @@ async function readKeys(reader: SecretReader, path: string): Promise<PresharedKe
     throw new Failure('secret-exposed', `${path} has mode ${mode}: others than its owner can reach it`);
   }
   try {
-    return await parseSecretFile(secret.text);
+    return await parse(secret.text);
   } catch (error) {
     if (error instanceof Failure) throw new Failure(error.code, `${path}: ${error.message}`, { cause: error });
     throw error;

@@ -45,16 +45,37 @@ const IDENTITY = /^[!-9;-~]+$/;
  * Failures: `secret-missing` (no line), `secret-too-short`, `secret-malformed`. No message repeats a secret.
  */
 export async function parseSecretFile(text: string): Promise<PresharedKey[]> {
+  const lines = linesOf(text);
+  const [first, second] = lines;
+  if (first !== undefined && second === undefined && !first.text.includes(':')) return [await stretch(first.text)];
+  return parseLines(lines);
+}
+
+/**
+ * The keys of a file that holds nothing but `identity:hexkey` lines: other programs have no notion of a bare secret.
+ * Failures: as `parseSecretFile`.
+ */
+export function parseKeyFile(text: string): PresharedKey[] {
+  return parseLines(linesOf(text));
+}
+
+interface Line {
+  readonly number: number;
+  readonly text: string;
+}
+
+function linesOf(text: string): Line[] {
   if (Buffer.byteLength(text) > SECRET_FILE_SIZE_MAX) {
     throw new Failure('secret-malformed', `the secret file is larger than ${SECRET_FILE_SIZE_MAX} bytes`);
   }
-  const lines = text
+  return text
     .split('\n')
     .map((line, index) => ({ number: index + 1, text: line.trim() }))
     .filter((line) => line.text !== '' && !line.text.startsWith('#'));
-  const [first, second] = lines;
-  if (first === undefined) throw new Failure('secret-missing', 'the secret file holds no secret');
-  if (second === undefined && !first.text.includes(':')) return [await stretch(first.text)];
+}
+
+function parseLines(lines: readonly Line[]): PresharedKey[] {
+  if (lines.length === 0) throw new Failure('secret-missing', 'the secret file holds no secret');
   if (lines.length > SECRET_KEYS_MAX) {
     throw new Failure('secret-malformed', `the secret file holds more than ${SECRET_KEYS_MAX} keys`);
   }
@@ -85,7 +106,10 @@ function parseLine(line: string, number: number): PresharedKey {
   const where = `line ${number} of the secret file`;
   const colon = line.indexOf(':');
   if (colon < 0) {
-    throw new Failure('secret-malformed', `${where} is not identity:hexkey; a bare secret must be the only line`);
+    throw new Failure(
+      'secret-malformed',
+      `${where} is not identity:hexkey; a bare secret is for the link alone, in a file of its own`,
+    );
   }
   const identity = line.slice(0, colon);
   const digits = line.slice(colon + 1);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { loadSecret, type SecretReader } from '../../../src/secure/load-secret.ts';
+import { loadKeyFile, loadSecret, type SecretReader } from '../../../src/secure/load-secret.ts';
 
 const HEX = '00112233445566778899aabbccddeeff';
 const KEYS = [{ identity: 'a', key: Buffer.from(HEX, 'hex') }];
@@ -20,6 +20,18 @@ describe('loading a secret', () => {
     });
     await expect(loadSecret(reader(mode), { file: 'there' })).rejects.toEqual(error);
     await expect(loadSecret(reader(mode, 'garbage:'), { file: 'there' })).rejects.toEqual(error);
+  });
+
+  it('takes keys of NBD clients from lines alone: none of them could use a bare secret', async () => {
+    expect(await loadKeyFile(reader(0o600), 'there')).toEqual(KEYS);
+    await expect(loadKeyFile(reader(0o644), 'there')).rejects.toMatchObject({ code: 'secret-exposed' });
+    await expect(loadKeyFile(reader(0o600, '# none\n'), 'there')).rejects.toMatchObject({ code: 'secret-missing' });
+    const bare = reader(0o600, 'correct horse battery staple\n');
+    expect(await loadSecret(bare, { file: 'there' })).toHaveLength(1);
+    await expect(loadKeyFile(bare, 'there')).rejects.toMatchObject({
+      code: 'secret-malformed',
+      message: expect.stringMatching(/^there: line 1 of the secret file is not identity:hexkey/) as unknown,
+    });
   });
 
   it('tells a missing file, and which file is wrong', async () => {
