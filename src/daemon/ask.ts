@@ -16,8 +16,6 @@ import { runtimeDirectory } from '../io/runtime-directory.ts';
 import type { RescanProgress, VerifyReport } from '../primary/status.ts';
 import type { DaemonStatus } from './status.ts';
 
-export type { SilentProcess };
-
 export interface Statuses {
   readonly answered: readonly DaemonStatus[];
   /** Processes that do not answer. */

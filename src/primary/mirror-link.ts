@@ -12,7 +12,7 @@ import type { Log } from '../base/log.ts';
 import { type Address, type ByteStream, formatAddress } from '../io/network.ts';
 import type { World } from '../io/world.ts';
 import { Channel, type ChannelTiming, DEFAULT_TIMING } from '../link/channel.ts';
-import { encodeFrame, FrameType } from '../link/frame.ts';
+import { FrameType } from '../link/frame.ts';
 import {
   BeginKind,
   decodeAck,
@@ -26,6 +26,7 @@ import {
   type Welcome,
 } from '../link/messages.ts';
 import type { LinkTls } from '../secure/tls.ts';
+import { admission } from './admission.ts';
 import type { CheckpointNumbers } from './checkpoints.ts';
 import { type Decision, decide, type Own } from './decide.ts';
 import { KeyRenewal } from './key-renewal.ts';
@@ -40,8 +41,6 @@ const CONNECT_TIMEOUT_MS = 10_000;
 /** A session that lasted so long has shown that both ends can work with each other. */
 const STEADY_MS = 2_000;
 const OPENING_TIMEOUT_MS = 30_000;
-/** While others rescan, the mirror only pings; the longest wait a timer can hold. */
-const QUEUE_TIMEOUT_MS = 2 ** 31 - 1;
 
 export interface RetryTiming {
   readonly firstMs: number;
@@ -90,11 +89,10 @@ export class MirrorLink {
   #wireReceived = 0;
   #sessions = 0;
   #nextAttemptMs: number | undefined;
-  #wake: (() => void) | undefined;
+  /** Ends a pause, or the wait for a connection; does nothing when that is over. */
+  #wake: () => void = () => undefined;
   #stopping = false;
   #running: Promise<void> | undefined;
-  /** Ends the wait for a connection that is being made. */
-  #giveUp: () => void = () => undefined;
 
   constructor(
     world: World,
@@ -140,8 +138,7 @@ export class MirrorLink {
     }
     this.#stopping = true;
     this.#channel?.close();
-    this.#giveUp();
-    this.#wake?.();
+    this.#wake();
     await this.#running;
     this.#move('stopped');
   }
@@ -244,12 +241,10 @@ export class MirrorLink {
   /** A stop does not wait for a host that does not answer; the connection, should it come about, is closed. */
   #connect(): Promise<ByteStream> {
     const { address, tls } = this.#settings;
+    const connecting = this.#world.network.connectLink(address, tls, CONNECT_TIMEOUT_MS);
     return new Promise((resolve, reject) => {
-      this.#giveUp = () => reject(new Failure('shutting-down', 'the primary is stopping'));
-      this.#world.network.connectLink(address, tls, CONNECT_TIMEOUT_MS).then((stream) => {
-        if (this.#stopping) stream.destroy();
-        resolve(stream);
-      }, reject);
+      this.#wake = () => reject(new Failure('shutting-down', 'the primary is stopping'));
+      connecting.then((stream) => (this.#stopping ? stream.destroy() : resolve(stream)), reject);
     });
   }
 
@@ -316,7 +311,7 @@ export class MirrorLink {
       return undefined;
     }
     this.#move('scope-needed');
-    await this.#admission(channel);
+    await admission(channel, this.#log);
     // The marks live in memory: a clean flag on disk must not vouch for an image that is about to be in the middle of
     // a rescan.
     await this.#ledger.start();
@@ -343,19 +338,6 @@ export class MirrorLink {
       seeding ? 'connected: seeding' : 'connected: a rescan begins',
     );
     return scope;
-  }
-
-  /** Waits for the mirror to let the rescan begin. */
-  async #admission(channel: Channel): Promise<void> {
-    channel.send([encodeFrame(FrameType.RESCAN_REQUEST)]);
-    for (;;) {
-      const frame = await channel.take(QUEUE_TIMEOUT_MS);
-      if (frame.type === FrameType.REFUSED) throw decodeRefused(frame);
-      if (frame.type !== FrameType.RESCAN_PLACE)
-        throw new Failure('frame-invalid', 'the mirror does not name a place in the queue');
-      if (frame.length === 0) return;
-      this.#log.info({ place: frame.length }, 'the mirror is busy with other rescans: waiting');
-    }
   }
 
   /** A session or an attempt failed: says so, and how long to wait. */
@@ -399,7 +381,6 @@ export class MirrorLink {
         resolve();
       };
     });
-    this.#wake = undefined;
     this.#nextAttemptMs = undefined;
   }
 }

@@ -18,7 +18,7 @@ export class Gate {
   }
 }
 
-export type HookedCall = 'read' | 'write' | 'sync';
+type HookedCall = 'read' | 'write' | 'sync';
 /** Throw to fail the call; return a promise to delay it; otherwise it goes on. */
 export type DiskHook = (call: HookedCall, offset: number, length: number) => void | Promise<void>;
 

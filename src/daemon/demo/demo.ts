@@ -35,7 +35,7 @@ const SPACE_NEEDED = 768 * MIB;
 const CATCH_UP_TIMEOUT_MS = 120_000;
 
 /** process.stdout, say. */
-export interface DemoScreen extends Screen {
+interface DemoScreen extends Screen {
   on(event: 'error', listener: (error: Error) => void): unknown;
 }
 
