@@ -98,7 +98,7 @@ export class Visitor {
   }
 }
 
-export const PATIENCE = { timeout: 5_000, interval: 2 };
+export const PATIENCE = { timeout: 20_000, interval: 2 };
 
 function pathOf(address: Address): string {
   if (address.kind !== 'unix') throw new Error('no unix socket');
