@@ -66,7 +66,8 @@ test('a write to a region still to be compared is left to the comparison and tak
   await pair.until('the first batches are under way', () => asked >= 3);
   const used = pair.link.window.used;
   await pair.write(20 * MIB + 4096, randomBytes(MIB / 2));
-  expect(pair.link.window.used).toBe(used);
+  // Not more: the PASS may have been let go meanwhile.
+  expect(pair.link.window.used).toBeLessThanOrEqual(used);
   compared.open();
   await pair.untilInStep();
   pair.expectIdentical();
