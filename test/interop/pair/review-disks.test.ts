@@ -138,22 +138,27 @@ async function pairWithMirrorInMemory(windowSize: number) {
   return { pair, disk: () => files.file(pair.imagePath).disk };
 }
 
-/** The next sync of the mirror's image fails: what it should have made durable stays in the cache and nowhere else. */
-function failNextSync(disk: MemoryDisk): () => boolean {
-  let failed = false;
+/**
+ * The next sync of the mirror's image fails, once the gate is open: what it should have made durable stays in the cache
+ * and nowhere else.
+ */
+function failNextSync(disk: MemoryDisk): { readonly gate: Gate; readonly begun: () => boolean } {
+  const gate = new Gate();
+  let begun = false;
   disk.hook = (call) => {
-    if (failed || call !== 'sync') return undefined;
-    failed = true;
-    return Promise.reject(EIO);
+    if (begun || call !== 'sync') return undefined;
+    begun = true;
+    return gate.passed.then(() => Promise.reject(EIO));
   };
-  return () => failed;
+  return { gate, begun: () => begun };
 }
 
 test('a rescan after a failed sync of the mirror does not take what is only in its cache for what it holds', async () => {
   const { pair, disk } = await pairWithMirrorInMemory(MIB);
-  const failed = failNextSync(disk());
+  const failing = failNextSync(disk());
+  failing.gate.open();
   await pair.write(5 * MIB, randomBytes(4096), true);
-  await pair.until('the sync has failed', () => failed() && pair.link.state === 'refused');
+  await pair.until('the sync has failed', () => failing.begun() && pair.link.state === 'refused');
   for (let offset = 8 * MIB; offset < 11 * MIB; offset += MIB) await pair.write(offset, randomBytes(MIB / 2));
   await pair.untilInStep();
   expect(pair.link.lastRescan?.scope).toBe('marked');
@@ -162,10 +167,13 @@ test('a rescan after a failed sync of the mirror does not take what is only in i
 
 test('a sync of the mirror that fails at a barrier ends the session; the next one makes it good', async () => {
   const { pair, disk } = await pairWithMirrorInMemory(8 * MIB);
-  const failed = failNextSync(disk());
+  const failing = failNextSync(disk());
   await pair.write(0, randomBytes(4096), true);
   await pair.write(MIB, randomBytes(4096));
-  await pair.until('the sync has failed', () => failed() && pair.link.problem?.code === 'mirror-io-error');
+  // The second waits behind the barrier when that fails.
+  await pair.until('both are there', () => failing.begun() && pair.mirror!.status().exports[0]!.received === 2);
+  failing.gate.open();
+  await pair.until('the sync has failed', () => pair.link.problem?.code === 'mirror-io-error');
   await pair.untilInStep();
   expect(pair.link.sessions).toBe(2);
   // Nothing of the failed session is left to wait for.

@@ -242,6 +242,20 @@ describe('the window', () => {
     expect(() => window.releaseRemark(entry)).toThrow('only remarks');
   });
 
+  it('keeps one barrier where several follow at once, moved on until it is sent', () => {
+    const window = new Window(LIMIT, 0);
+    for (const sequence of [3, 3, 4, 9]) window.pushBarrier(sequence, 0);
+    expect(window.usedSize).toBe(ENTRY_OVERHEAD_SIZE);
+    expect(window.takeUnsent()).toMatchObject({ type: FrameType.BARRIER, sequence: 9 });
+    window.pushBarrier(9, 0);
+    expect(window.hasUnsent).toBe(false);
+    window.pushBarrier(10, 0);
+    window.push(FrameType.ZERO, 0, 11, 0, 1, undefined, false, 0);
+    window.pushBarrier(11, 0);
+    expect([10, 11, 11].map((sequence) => window.takeUnsent()?.sequence === sequence)).toEqual([true, true, true]);
+    expect(window.hasUnsent).toBe(false);
+  });
+
   it('counts a buffer once that several entries share, until the last of them is gone', () => {
     const window = new Window(LIMIT, 0);
     const arena = new Uint8Array(8192);
