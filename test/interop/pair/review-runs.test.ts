@@ -63,6 +63,23 @@ test('a primary put back by more than one start is refused until --rescan', asyn
   pair.expectIdentical();
 });
 
+test('so is a copy of a running primary, once the original was started again', async () => {
+  const pair = await Pair.inStep();
+  await pair.write(MIB, randomBytes(5000));
+  const copy = `${pair.folder}/copy.img`;
+  copyPrimary(pair.diskPath, copy);
+  await pair.stopPrimary();
+  await pair.startPrimary();
+  await pair.write(2 * MIB, randomBytes(5000));
+  await pair.untilInStep();
+  await pair.stopPrimary();
+  const newest = readFileSync(pair.imagePath);
+  copyPrimary(copy, pair.diskPath);
+  await pair.startPrimary();
+  await untilRefused(pair);
+  expect(readFileSync(pair.imagePath).equals(newest)).toBe(true);
+});
+
 test('crashes and stops while the mirror is away are no reason to refuse', async () => {
   const pair = await Pair.make();
   await stoppedWithCopy(pair);
