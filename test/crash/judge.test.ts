@@ -12,7 +12,9 @@ needPrograms(
     const twin = await Twin.inStep({ size: 64 * MIB, socket: true });
     const uri = `nbd+unix:///?socket=${twin.socket}`;
     const load = FioLoad.start({ folder: twin.folder, uri, size: 64 * MIB, jobs: 1, rate: 4 * MIB, seed: 1 });
-    await expect.poll(async () => (await twin.primary.serveStatus()).replication!.sequence).toBeGreaterThan(300);
+    await expect
+      .poll(async () => (await twin.primary.serveStatus()).replication!.sequence, { timeout: 30_000 })
+      .toBeGreaterThan(300);
     await load.stop();
     const blocks = await load.verify();
     expect(blocks).toBeGreaterThan(200);

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 import { Failure } from '../../src/base/failure.ts';
-import { inlineScanPool } from '../../src/io/inline-scan-pool.ts';
 import type { Address, ByteStream, Listener, Network } from '../../src/io/network.ts';
 import type { Random } from '../../src/io/random.ts';
 import type { World } from '../../src/io/world.ts';
+import { inlineScanPool } from './inline-scan-pool.ts';
 import { ManualClock } from './manual-clock.ts';
 import { MemoryFiles } from './memory-files.ts';
 import { MemoryNetwork, MemoryStream } from './memory-network.ts';

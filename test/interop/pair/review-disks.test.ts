@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { Failure } from '../../../src/base/failure.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
-import { inlineScanPool } from '../../../src/io/inline-scan-pool.ts';
+import { inlineScanPool } from '../../support/inline-scan-pool.ts';
 import type { MemoryDisk } from '../../support/memory-disk.ts';
 import { MemoryFiles } from '../../support/memory-files.ts';
 import { Pair } from '../../support/pair.ts';

@@ -7,10 +7,10 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { digestOf } from '../../../src/io/digest.ts';
 import type { Disk } from '../../../src/io/disk.ts';
-import { inlineScanPool } from '../../../src/io/inline-scan-pool.ts';
 import { nodeFileSystem as files } from '../../../src/io/node-file-system.ts';
 import { nodeScanPool, type ScanPoolOptions } from '../../../src/io/node-scan-pool.ts';
 import type { ScanPool, ScanRequest, ScanResult } from '../../../src/io/scan-pool.ts';
+import { inlineScanPool } from '../../support/inline-scan-pool.ts';
 import { temporaryFolder } from '../../support/temporary-folder.ts';
 
 const KEY = randomBytes(16);

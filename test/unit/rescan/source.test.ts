@@ -3,13 +3,13 @@ import { describe, expect, it } from 'vitest';
 import { Failure } from '../../../src/base/failure.ts';
 import { GIB, KIB, MIB } from '../../../src/base/units.ts';
 import { digestUnits } from '../../../src/io/digest.ts';
-import { inlineScanPool } from '../../../src/io/inline-scan-pool.ts';
 import type { ScanResult } from '../../../src/io/scan-pool.ts';
 import { newScanResult } from '../../../src/io/scan-request.ts';
 import type { DigestUnit } from '../../../src/link/messages.ts';
 import { runsOfZeroes } from '../../../src/primary/runs-of-zeroes.ts';
 import { type DifferingRange, type Range, runPass, type SourcePorts } from '../../../src/rescan/source.ts';
 import { Marks } from '../../../src/store/marks.ts';
+import { inlineScanPool } from '../../support/inline-scan-pool.ts';
 import { MemoryDisk } from '../../support/memory-disk.ts';
 
 const KEY = Buffer.from('0123456789abcdef');

@@ -1,9 +1,9 @@
-/** A scan pool without threads: for tests and the simulator, and where a disk has no descriptor to share. */
-import { Failure } from '../base/failure.ts';
-import { digestUnits } from './digest.ts';
-import type { Disk } from './disk.ts';
-import type { ScanPool, ScanRequest, ScanResult } from './scan-pool.ts';
-import { checkScanRequest, newScanResult, SCAN_STEP_SIZE } from './scan-request.ts';
+/** A scan pool without threads: for tests, whose disks have no descriptor to share. */
+import { Failure } from '../../src/base/failure.ts';
+import { digestUnits } from '../../src/io/digest.ts';
+import type { Disk } from '../../src/io/disk.ts';
+import type { ScanPool, ScanRequest, ScanResult } from '../../src/io/scan-pool.ts';
+import { checkScanRequest, newScanResult, SCAN_STEP_SIZE } from '../../src/io/scan-request.ts';
 
 export function inlineScanPool(): ScanPool {
   let closed = false;
