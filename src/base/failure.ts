@@ -213,6 +213,11 @@ export class Failure extends Error {
   get hint(): string {
     return FAILURES[this.code].hint;
   }
+
+  /** For status and JSON. */
+  get problem(): { code: FailureCode; message: string; hint: string } {
+    return { code: this.code, message: this.message, hint: this.hint };
+  }
 }
 
 export function isFailure(error: unknown, code?: FailureCode): error is Failure {

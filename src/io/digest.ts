@@ -21,7 +21,7 @@ import { assert } from '../base/assert.ts';
 import { DIGEST_SIZE, type ScanResult } from './scan-pool.ts';
 
 /** Bytes of the key of a pass. */
-const DIGEST_KEY_SIZE = 16;
+export const DIGEST_KEY_SIZE = 16;
 
 const IV_SIZE = 12;
 

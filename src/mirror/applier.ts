@@ -7,7 +7,6 @@
  *   stops reading when `backlogSize` passes its limit.
  * - The first failure ends the applier: nothing after it is applied, and `failed` is called once.
  */
-import { assert } from '../base/assert.ts';
 import { Failure } from '../base/failure.ts';
 import { FRAME_BARRIER, FRAME_COMPLETE, FRAME_REPAIR, type Frame, FrameType } from '../link/frame.ts';
 import { asMirrorFailure, type MirrorImage } from './image.ts';
@@ -229,5 +228,4 @@ export function checkOperation(frame: Frame): void {
   if (frame.type !== FrameType.WRITE && frame.type !== FrameType.PASS && frame.type !== FrameType.CHECK) {
     if (frame.payload.length !== 0) throw new Failure('frame-invalid', 'a payload where none belongs');
   }
-  assert(frame.payload.length <= 2 ** 31, 'payload size');
 }

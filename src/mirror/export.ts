@@ -132,10 +132,7 @@ export class MirrorExport {
     const image = this.#image;
     const path = imagePath(this.#directory, this.name);
     const session = this.#owner?.session;
-    const problem =
-      this.#problem === undefined
-        ? undefined
-        : { code: this.#problem.code, message: this.#problem.message, hint: this.#problem.hint };
+    const problem = this.#problem?.problem;
     if (image === undefined && problem === undefined) return undefined;
     const state = image?.state;
     const positions = {

@@ -153,14 +153,13 @@ export class MirrorLink {
   status(): MirrorLinkStatus {
     const nowMs = this.#world.clock.nowMs();
     const { window, marks } = this.#replica;
-    const problem = this.#problem;
     const positions = this.#session?.positions ?? this.#positions;
     return {
       mirror: formatAddress(this.#settings.address),
       state: this.#state,
       stateAgeMs: nowMs - this.#stateMs,
       replicaId: this.#replicaId,
-      problem: problem === undefined ? undefined : { code: problem.code, message: problem.message, hint: problem.hint },
+      problem: this.#problem?.problem,
       ...positions,
       lag: { operations: this.#replica.sequence - positions.applied, ...this.#replica.lag },
       window: { used: window.usedSize, limit: window.limit },

@@ -8,10 +8,10 @@
 import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import { alignDown, KIB } from '../base/units.ts';
+import { DIGEST_KEY_SIZE } from '../io/digest.ts';
 import type { Random } from '../io/random.ts';
 import { FRAME_REPAIR, FrameType } from '../link/frame.ts';
 import type { DifferingRange, Range } from '../rescan/source.ts';
-import { PASS_KEY_SIZE } from '../rescan/target.ts';
 import type { Checkpoints } from './checkpoints.ts';
 import { Comparison, type ComparisonMeans } from './comparison.ts';
 import { readLocked } from './local-disk.ts';
@@ -92,7 +92,7 @@ export class Rescan {
   async #runPass(): Promise<void> {
     this.#pass += 1;
     this.#unreadableSize = 0;
-    const key = this.#random.bytes(PASS_KEY_SIZE);
+    const key = this.#random.bytes(DIGEST_KEY_SIZE);
     const snapshot = this.#replica.beginPass();
     const scopeSize = this.#replica.marks.markedSize;
     this.#replica.remark(FrameType.PASS, 0, 0, 0, key);

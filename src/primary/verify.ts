@@ -6,11 +6,10 @@
  * position, and its answer is exact.
  */
 import { Failure, isFailure } from '../base/failure.ts';
-import { digestOf } from '../io/digest.ts';
+import { DIGEST_KEY_SIZE, digestOf } from '../io/digest.ts';
 import type { Random } from '../io/random.ts';
 import { type Frame, FrameType } from '../link/frame.ts';
 import type { Range } from '../rescan/source.ts';
-import { PASS_KEY_SIZE } from '../rescan/target.ts';
 import { Comparison, type ComparisonMeans } from './comparison.ts';
 import { readLocked } from './local-disk.ts';
 import type { Replica } from './replica.ts';
@@ -45,7 +44,7 @@ export class Verify {
 
   async run(onProgress: (progress: RescanProgress) => void): Promise<VerifyReport> {
     const size = this.#means.local.disk.size;
-    const key = this.#random.bytes(PASS_KEY_SIZE);
+    const key = this.#random.bytes(DIGEST_KEY_SIZE);
     const startMs = this.#means.clock.nowMs();
     let shownMs = startMs;
     this.#replica.remark(FrameType.PASS, 0, 0, 0, key);

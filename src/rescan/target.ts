@@ -5,13 +5,12 @@
  * the image that is read. Within a pass digests are read beside the stream: see source.ts for why that is safe.
  */
 import { Failure } from '../base/failure.ts';
+import { DIGEST_KEY_SIZE } from '../io/digest.ts';
 import type { Disk } from '../io/disk.ts';
 import type { ScanPool } from '../io/scan-pool.ts';
 import type { Frame } from '../link/frame.ts';
 import { digestUnitOf, encodeDigestReply } from '../link/messages.ts';
 
-/** Bytes of a pass's key: AES-128. */
-export const PASS_KEY_SIZE = 16;
 /** Questions that may be open at once; the source asks fewer. */
 const OPEN_REQUESTS_MAX = 256;
 
@@ -39,7 +38,7 @@ export class RescanTarget {
 
   /** The stream reached the start of a pass. */
   passBegan(key: Buffer): void {
-    if (key.length !== PASS_KEY_SIZE) throw new Failure('frame-invalid', 'malformed PASS frame');
+    if (key.length !== DIGEST_KEY_SIZE) throw new Failure('frame-invalid', 'malformed PASS frame');
     this.#key = key;
     for (const request of this.#early.splice(0)) this.#answer(request, key);
   }

@@ -1,17 +1,18 @@
 import { describe, expect, it } from 'vitest';
 import { Failure } from '../../../src/base/failure.ts';
 import { MIB } from '../../../src/base/units.ts';
+import { DIGEST_KEY_SIZE } from '../../../src/io/digest.ts';
 import type { ScanPool, ScanRequest, ScanResult } from '../../../src/io/scan-pool.ts';
 import { newScanResult } from '../../../src/io/scan-request.ts';
 import { encodeFrame, type Frame, FrameDecoder, FrameType } from '../../../src/link/frame.ts';
 import { type DigestUnit, decodeDigestReply, encodeDigestRequest } from '../../../src/link/messages.ts';
-import { PASS_KEY_SIZE, RescanTarget } from '../../../src/rescan/target.ts';
+import { RescanTarget } from '../../../src/rescan/target.ts';
 import { inlineScanPool } from '../../support/inline-scan-pool.ts';
 import { MemoryDisk } from '../../support/memory-disk.ts';
 
 const SIZE = 3 * MIB + 512;
-const KEY = Buffer.alloc(PASS_KEY_SIZE, 1);
-const OTHER_KEY = Buffer.alloc(PASS_KEY_SIZE, 2);
+const KEY = Buffer.alloc(DIGEST_KEY_SIZE, 1);
+const OTHER_KEY = Buffer.alloc(DIGEST_KEY_SIZE, 2);
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
 const invalid = expect.objectContaining({ code: 'frame-invalid' });
 
