@@ -138,6 +138,11 @@ export const FAILURES = {
     hint: 'The mirror has writes that this disk has lost (restored from an older copy?). Start with --rescan to make the mirror like this disk.',
   },
   'mirror-no-space': { exit: 74, retry: 'slow', hint: 'Free space in the mirror directory.' },
+  'staging-full': {
+    exit: 74,
+    retry: 'slow',
+    hint: 'Free space on the mirror, raise its --staging-limit, or let it go on without the net: --staging-overflow continue.',
+  },
   'mirror-io-error': { exit: 74, retry: 'slow', hint: 'The mirror’s disk reports errors: look at its kernel log.' },
   'mirror-shutting-down': { exit: 75, retry: 'backoff', hint: 'The mirror is stopping; it will be tried again.' },
 

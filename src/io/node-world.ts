@@ -1,9 +1,11 @@
+import process from 'node:process';
 import type { SecretReader } from '../secure/load-secret.ts';
 import { systemClock } from './clock.ts';
 import { nodeFileSystem } from './node-file-system.ts';
 import { nodeNetwork } from './node-network.ts';
 import { nodeScanPool, type ScanPoolOptions } from './node-scan-pool.ts';
 import { nodeSecretReader } from './node-secret-reader.ts';
+import { pointsOf } from './points.ts';
 import { systemRandom } from './random.ts';
 import type { World } from './world.ts';
 
@@ -20,6 +22,7 @@ export function nodeWorld(options: { readonly scan?: ScanPoolOptions } = {}): No
     files: nodeFileSystem,
     network: nodeNetwork,
     scan: nodeScanPool(options.scan),
+    points: pointsOf(process.env['NBDTWIN_CRASH_AT']),
     secrets: nodeSecretReader,
   };
 }

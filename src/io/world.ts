@@ -2,6 +2,7 @@
 import type { Clock } from './clock.ts';
 import type { FileSystem } from './disk.ts';
 import type { Network } from './network.ts';
+import type { Points } from './points.ts';
 import type { Random } from './random.ts';
 import type { ScanPool } from './scan-pool.ts';
 
@@ -11,4 +12,5 @@ export interface World {
   readonly files: FileSystem;
   readonly network: Network;
   readonly scan: ScanPool;
+  readonly points: Points;
 }

@@ -41,6 +41,8 @@ export const FrameType = {
   PASS: 19,
   CHECKPOINT: 20,
   CHECK: 21,
+  STAGE: 22,
+  MAP_VERSION: 23,
   // Primary to mirror, out of order.
   DIGEST_REQUEST: 32,
   RESCAN_REQUEST: 33,
@@ -62,7 +64,7 @@ export type FrameTypeCode = (typeof FrameType)[keyof typeof FrameType];
 export const FRAME_BARRIER = 1;
 /** Flags of WRITE and ZERO: not an operation but the outcome of a comparison; its sequence is the last one given out. */
 export const FRAME_REPAIR = 2;
-/** Flags of CHECKPOINT: the rescan is complete; the image is consistent from here on. */
+/** Flags of CHECKPOINT: a staged run or seeding is complete here; a staged run is committed. */
 export const FRAME_COMPLETE = 4;
 
 const KNOWN_TYPES: ReadonlySet<number> = new Set(Object.values(FrameType));

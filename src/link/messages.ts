@@ -3,15 +3,15 @@
  * those above each pair of functions. Every decoder refuses with `frame-invalid` whatever does not fit exactly.
  */
 import { assert } from '../base/assert.ts';
-import { getUint64, ID_SIZE, putUint64 } from '../base/bytes.ts';
+import { getUint64, ID_SIZE, NO_ID, putUint64 } from '../base/bytes.ts';
 import { Failure, type FailureCode, isFailureCode } from '../base/failure.ts';
 import { DIGEST_SIZE, type ScanResult } from '../io/scan-pool.ts';
 import { encodeFrame, type Frame, FrameType } from './frame.ts';
 import type { Lineage } from './lineage.ts';
 
 /** The versions of the link that this release speaks. */
-export const VERSION_MIN = 1;
-export const VERSION_MAX = 1;
+export const VERSION_MIN = 2;
+export const VERSION_MAX = 2;
 
 const MAGIC = Buffer.from('NBDTWIN\0', 'ascii');
 /** Bytes of an export's name in UTF-8. */
@@ -26,7 +26,7 @@ const MESSAGE_SIZE_MAX = 1024;
  * | 0      | 8    | magic `NBDTWIN` and a zero byte                                |
  * | 8      | 2    | lowest version of the link spoken                              |
  * | 10     | 2    | highest version                                                |
- * | 12     | 4    | features, all zero in version 1                                |
+ * | 12     | 4    | features, all zero in version 2                                |
  * | 16     | 16   | volume id                                                      |
  * | 32     | 16   | generation                                                     |
  * | 48     | 16   | run                                                            |
@@ -34,8 +34,9 @@ const MESSAGE_SIZE_MAX = 1024;
  * | 80     | 8    | sequence of the parent run at which this run began             |
  * | 88     | 8    | size of the disk                                               |
  * | 96     | 8    | size of the window                                             |
- * | 104    | 2    | length of the name                                             |
- * | 106    | n    | name of the export, UTF-8                                      |
+ * | 104    | 8    | version of the dirty map                                       |
+ * | 112    | 2    | length of the name                                             |
+ * | 114    | n    | name of the export, UTF-8                                      |
  *
  * The first 12 bytes keep their meaning in every version.
  */
@@ -46,10 +47,11 @@ export interface Hello extends Lineage {
   readonly generation: Buffer;
   readonly size: number;
   readonly windowSize: number;
+  readonly mapVersion: number;
   readonly exportName: string;
 }
 
-const HELLO_FIXED_SIZE = 106;
+const HELLO_FIXED_SIZE = 114;
 
 export function encodeHello(hello: Hello): Buffer {
   const name = Buffer.from(hello.exportName, 'utf8');
@@ -63,7 +65,8 @@ export function encodeHello(hello: Hello): Buffer {
   putLineage(payload, 48, hello);
   putUint64(payload, 88, hello.size);
   putUint64(payload, 96, hello.windowSize);
-  payload.writeUInt16LE(name.length, 104);
+  putUint64(payload, 104, hello.mapVersion);
+  payload.writeUInt16LE(name.length, 112);
   name.copy(payload, HELLO_FIXED_SIZE);
   return encodeFrame(FrameType.HELLO, { payload });
 }
@@ -86,9 +89,10 @@ export function decodeHello(frame: Frame): Hello {
   const lineage = getLineage(payload, 48);
   const size = getUint64(payload, 88);
   const windowSize = getUint64(payload, 96);
-  const nameLength = payload.readUInt16LE(104);
-  if (size === undefined || size === 0 || windowSize === undefined || nameLength > EXPORT_NAME_SIZE_MAX)
-    throw invalid('HELLO');
+  const mapVersion = getUint64(payload, 104);
+  const nameLength = payload.readUInt16LE(112);
+  if (size === undefined || size === 0 || windowSize === undefined || mapVersion === undefined) throw invalid('HELLO');
+  if (nameLength > EXPORT_NAME_SIZE_MAX) throw invalid('HELLO');
   if (lineage === undefined || payload.length !== HELLO_FIXED_SIZE + nameLength) throw invalid('HELLO');
   return {
     versionMin,
@@ -98,6 +102,7 @@ export function decodeHello(frame: Frame): Hello {
     ...lineage,
     size,
     windowSize,
+    mapVersion,
     exportName: payload.toString('utf8', HELLO_FIXED_SIZE),
   };
 }
@@ -108,8 +113,8 @@ export function decodeHello(frame: Frame): Hello {
  * | offset | size | field                                                          |
  * | ------ | ---- | -------------------------------------------------------------- |
  * | 0      | 2    | version chosen                                                 |
- * | 2      | 2    | flags: bit 0 the image is consistent, bit 1 nothing there yet, bit 2 it was consistent at some time |
- * | 4      | 4    | features, all zero in version 1                                |
+ * | 2      | 2    | flags: bit 0 the image is consistent, bit 1 nothing there yet, bit 2 it was consistent at some time, bit 3 exact: nothing beyond the position can be in it |
+ * | 4      | 4    | features, all zero in version 2                                |
  * | 8      | 16   | replica id                                                     |
  * | 24     | 16   | generation                                                     |
  * | 40     | 16   | run of the position, zero when there is none                   |
@@ -119,6 +124,11 @@ export function decodeHello(frame: Frame): Hello {
  * | 88     | 8    | recorded sequence                                              |
  * | 96     | 8    | last durable checkpoint                                        |
  * | 104    | 8    | size of the image                                              |
+ * | 112    | 8    | version of the primary's dirty map last seen                   |
+ * | 120    | 16   | id of the uncommitted staged run, zero without one             |
+ * | 136    | 8    | its durable position                                           |
+ * | 144    | 8    | its last durable checkpoint                                    |
+ * | 152    | 8    | bytes that a staged run may take                               |
  */
 export interface Welcome extends Lineage {
   readonly version: number;
@@ -131,14 +141,24 @@ export interface Welcome extends Lineage {
   readonly recorded: number;
   readonly checkpoint: number;
   readonly size: number;
+  /** Nothing beyond the position can be in the image. */
+  readonly exact: boolean;
+  readonly mapVersion: number;
+  /** The uncommitted staged run that the mirror holds; NO_ID when there is none. */
+  readonly stagingId: Buffer;
+  readonly stagedSequence: number;
+  readonly stagedCheckpoint: number;
+  /** Bytes that a staged run may take: the lower of the mirror's limit and its free space. */
+  readonly stagingRoom: number;
 }
 
-const WELCOME_SIZE = 112;
+const WELCOME_SIZE = 160;
 
 export function encodeWelcome(welcome: Welcome): Buffer {
   const payload = Buffer.alloc(WELCOME_SIZE);
   payload.writeUInt16LE(welcome.version, 0);
-  payload.writeUInt16LE((welcome.consistent ? 1 : 0) | (welcome.fresh ? 2 : 0) | (welcome.seeded ? 4 : 0), 2);
+  const flags = (welcome.consistent ? 1 : 0) | (welcome.fresh ? 2 : 0) | (welcome.seeded ? 4 : 0);
+  payload.writeUInt16LE(flags | (welcome.exact ? 8 : 0), 2);
   welcome.replicaId.copy(payload, 8);
   welcome.generation.copy(payload, 24);
   putLineage(payload, 40, welcome);
@@ -146,6 +166,11 @@ export function encodeWelcome(welcome: Welcome): Buffer {
   putUint64(payload, 88, welcome.recorded);
   putUint64(payload, 96, welcome.checkpoint);
   putUint64(payload, 104, welcome.size);
+  putUint64(payload, 112, welcome.mapVersion);
+  welcome.stagingId.copy(payload, 120);
+  putUint64(payload, 136, welcome.stagedSequence);
+  putUint64(payload, 144, welcome.stagedCheckpoint);
+  putUint64(payload, 152, welcome.stagingRoom);
   return encodeFrame(FrameType.WELCOME, { payload });
 }
 
@@ -168,12 +193,20 @@ export function decodeWelcome(frame: Frame): Welcome {
   const recorded = getUint64(payload, 88);
   const checkpoint = getUint64(payload, 96);
   const size = getUint64(payload, 104);
+  const mapVersion = getUint64(payload, 112);
+  const stagedSequence = getUint64(payload, 136);
+  const stagedCheckpoint = getUint64(payload, 144);
+  const stagingRoom = getUint64(payload, 152);
   if (
     lineage === undefined ||
     resumeAfter === undefined ||
     recorded === undefined ||
     checkpoint === undefined ||
-    size === undefined
+    size === undefined ||
+    mapVersion === undefined ||
+    stagedSequence === undefined ||
+    stagedCheckpoint === undefined ||
+    stagingRoom === undefined
   ) {
     throw invalid('WELCOME');
   }
@@ -190,6 +223,12 @@ export function decodeWelcome(frame: Frame): Welcome {
     recorded,
     checkpoint,
     size,
+    exact: (flags & 8) !== 0,
+    mapVersion,
+    stagingId: payload.subarray(120, 120 + ID_SIZE),
+    stagedSequence,
+    stagedCheckpoint,
+    stagingRoom,
   };
 }
 
@@ -209,27 +248,46 @@ export function decodeRefused(frame: Frame): Failure {
 }
 
 /**
- * BEGIN, primary to mirror: where the stream goes on. Header only: flags are the kind, sequence the last operation that
- * the stream does not contain, length the highest sequence that was ever sent in this run. The mirror answers with an
- * ACK when it is ready for data; nothing else is sent before.
+ * BEGIN, primary to mirror: where the stream goes on. Flags are the kind, sequence the last operation that the stream
+ * does not contain, length the highest sequence that was ever sent for the image itself in this run; the payload is the
+ * id of the staged run, zero where the kind has none. The mirror answers with an ACK when it is ready for data; nothing
+ * else is sent before.
+ *
+ * - CATCH_UP: in order, straight to the image.
+ * - RESCAN: a staged run: nothing reaches the image before the CHECKPOINT that completes it.
+ * - SEEDING: straight to the image, which is durably inconsistent until the CHECKPOINT that completes it.
+ * - CATCH_UP_STAGED: in order, but staged until the CHECKPOINT that completes it: after an unclean stop of the mirror,
+ *   when later operations may be in the image already.
+ *
+ * A staged run whose id is the one the mirror holds, with its position, goes on; any other begins empty.
  */
-export const BeginKind = { CATCH_UP: 0, RESCAN: 1, SEEDING: 2 } as const;
+export const BeginKind = { CATCH_UP: 0, RESCAN: 1, SEEDING: 2, CATCH_UP_STAGED: 3 } as const;
 export type BeginKindCode = (typeof BeginKind)[keyof typeof BeginKind];
 
 export interface Begin {
   readonly kind: BeginKindCode;
   readonly sequence: number;
   readonly sentMax: number;
+  /** NO_ID for the kinds that are not staged. */
+  readonly stagingId: Buffer;
 }
 
 export function encodeBegin(begin: Begin): Buffer {
-  return encodeFrame(FrameType.BEGIN, { flags: begin.kind, sequence: begin.sequence, length: begin.sentMax });
+  const { kind, sequence, sentMax, stagingId } = begin;
+  return encodeFrame(FrameType.BEGIN, { flags: kind, sequence, length: sentMax, payload: stagingId });
 }
 
 export function decodeBegin(frame: Frame): Begin {
-  if (frame.type !== FrameType.BEGIN || frame.flags > BeginKind.SEEDING || frame.payload.length !== 0)
+  if (frame.type !== FrameType.BEGIN || frame.flags > BeginKind.CATCH_UP_STAGED || frame.payload.length !== ID_SIZE)
     throw invalid('BEGIN');
-  return { kind: frame.flags as BeginKindCode, sequence: frame.sequence, sentMax: frame.length };
+  const kind = frame.flags as BeginKindCode;
+  if (isStaged(kind) === frame.payload.equals(NO_ID)) throw invalid('BEGIN');
+  return { kind, sequence: frame.sequence, sentMax: frame.length, stagingId: frame.payload };
+}
+
+/** True when a session of that kind begins with a staged run. */
+export function isStaged(kind: BeginKindCode): boolean {
+  return kind === BeginKind.RESCAN || kind === BeginKind.CATCH_UP_STAGED;
 }
 
 /** RESCAN_PLACE, mirror to primary: the header's length is the place in the queue, 0 when the rescan may begin. */
@@ -238,7 +296,8 @@ export function encodeRescanPlace(place: number): Buffer {
 }
 
 /**
- * ACK, mirror to primary. Sequences, each at least the one in the previous ACK of the session.
+ * ACK, mirror to primary. Sequences, each at least the one in the previous ACK of the session, but for `staged`, which is
+ * zero while no staged run is open. While one is, applied, durable and recorded stay where they are.
  *
  * | offset | size | field                                          |
  * | ------ | ---- | ---------------------------------------------- |
@@ -246,15 +305,24 @@ export function encodeRescanPlace(place: number): Buffer {
  * | 8      | 8    | applied                                        |
  * | 16     | 8    | durable                                        |
  * | 24     | 8    | recorded                                       |
+ * | 32     | 8    | staged                                         |
+ * | 40     | 8    | bytes that the staged run takes                |
  */
 export interface Positions {
   readonly received: number;
   readonly applied: number;
   readonly durable: number;
   readonly recorded: number;
+  /** The image seen through the open staged run holds everything up to here, durably; 0 when none is open. */
+  readonly staged: number;
+  /** Bytes that the open staged run takes on the mirror's disk. */
+  readonly stagedSize: number;
 }
 
-const POSITIONS_SIZE = 32;
+/** Before the first acknowledgement. */
+export const NO_POSITIONS: Positions = { received: 0, applied: 0, durable: 0, recorded: 0, staged: 0, stagedSize: 0 };
+
+const POSITIONS_SIZE = 48;
 
 export function encodeAck(positions: Positions): Buffer {
   const payload = Buffer.allocUnsafe(POSITIONS_SIZE);
@@ -262,6 +330,8 @@ export function encodeAck(positions: Positions): Buffer {
   putUint64(payload, 8, positions.applied);
   putUint64(payload, 16, positions.durable);
   putUint64(payload, 24, positions.recorded);
+  putUint64(payload, 32, positions.staged);
+  putUint64(payload, 40, positions.stagedSize);
   return encodeFrame(FrameType.ACK, { payload });
 }
 
@@ -271,9 +341,12 @@ export function decodeAck(frame: Frame): Positions {
   const applied = getUint64(frame.payload, 8);
   const durable = getUint64(frame.payload, 16);
   const recorded = getUint64(frame.payload, 24);
+  const staged = getUint64(frame.payload, 32);
+  const stagedSize = getUint64(frame.payload, 40);
   if (received === undefined || applied === undefined || durable === undefined || recorded === undefined)
     throw invalid('ACK');
-  return { received, applied, durable, recorded };
+  if (staged === undefined || stagedSize === undefined) throw invalid('ACK');
+  return { received, applied, durable, recorded, staged, stagedSize };
 }
 
 /** The units of digests, coarse to fine, in bytes. Flags of the digest frames name one by its index. */
@@ -281,6 +354,13 @@ export const DIGEST_UNITS = [1024 * 1024, 64 * 1024, 4 * 1024] as const;
 export type DigestUnit = (typeof DIGEST_UNITS)[number];
 /** Units that one request may ask for. */
 export const DIGEST_COUNT_MAX = 1024;
+
+/** STAGE, in the stream: from here on a staged run of that id. `sequence` is the last operation before it. */
+export function decodeStage(frame: Frame): Buffer {
+  if (frame.type !== FrameType.STAGE || frame.payload.length !== ID_SIZE || frame.payload.equals(NO_ID))
+    throw invalid('STAGE');
+  return frame.payload;
+}
 
 /** DIGEST_REQUEST: the header's flags are the index of the unit, offset and length the range. No payload. */
 export function encodeDigestRequest(offset: number, length: number, unit: DigestUnit): Buffer {

@@ -237,6 +237,12 @@ export class MirrorExport {
         recorded: image?.recorded ?? 0,
         checkpoint: image?.state.checkpoint ?? 0,
         size: image?.disk.size ?? 0,
+        exact: image?.consistent ?? false,
+        mapVersion: 0,
+        stagingId: NO_ID,
+        stagedSequence: 0,
+        stagedCheckpoint: 0,
+        stagingRoom: Number.MAX_SAFE_INTEGER,
       }),
     ]);
     let frame = await channel.take(OPENING_TIMEOUT_MS);
@@ -283,7 +289,7 @@ export class MirrorExport {
 /** A mirror that is further behind than this calls itself in catch-up. */
 const CATCH_UP_OPERATIONS = 10_000;
 
-const KIND_NAMES = ['catch-up', 'rescan', 'seeding'] as const;
+const KIND_NAMES = ['catch-up', 'rescan', 'seeding', 'staged catch-up'] as const;
 
 function resumable(image: MirrorImage | undefined, hello: Hello, begin: Begin): boolean {
   if (image === undefined || !isFollowed(hello, image.state, image.applied)) return false;

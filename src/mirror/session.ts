@@ -12,7 +12,7 @@ import { digestOf } from '../io/digest.ts';
 import type { World } from '../io/world.ts';
 import type { Channel } from '../link/channel.ts';
 import { encodeFrame, type Frame, FrameType } from '../link/frame.ts';
-import { encodeAck, type Hello } from '../link/messages.ts';
+import { encodeAck, type Hello, type Positions } from '../link/messages.ts';
 import { RescanTarget } from '../rescan/target.ts';
 import { Applier, checkOperation } from './applier.ts';
 import { asMirrorFailure, type MirrorImage } from './image.ts';
@@ -185,13 +185,15 @@ export class MirrorSession {
       });
   }
 
-  #positions(): { received: number; applied: number; durable: number; recorded: number } {
+  #positions(): Positions {
     const image = this.#image;
     return {
       received: Math.max(this.#received, image.applied),
       applied: image.applied,
       durable: image.durable,
       recorded: image.recorded,
+      staged: 0,
+      stagedSize: 0,
     };
   }
 

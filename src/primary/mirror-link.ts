@@ -7,6 +7,7 @@
  * Keys are renewed by a planned reconnect: see key-renewal.ts.
  */
 import { Backoff } from '../base/backoff.ts';
+import { ID_SIZE, NO_ID } from '../base/bytes.ts';
 import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import { type Address, type ByteStream, formatAddress } from '../io/network.ts';
@@ -20,6 +21,7 @@ import {
   decodeWelcome,
   encodeBegin,
   encodeHello,
+  NO_POSITIONS,
   type Positions,
   VERSION_MAX,
   VERSION_MIN,
@@ -83,7 +85,7 @@ export class MirrorLink {
   #channel: Channel | undefined;
   #replicaId: string | undefined;
   #problem: Failure | undefined;
-  #positions: Positions = { received: 0, applied: 0, durable: 0, recorded: 0 };
+  #positions: Positions = NO_POSITIONS;
   #lastRescan: RescanProgress | undefined;
   #wireSent = 0;
   #wireReceived = 0;
@@ -266,6 +268,7 @@ export class MirrorLink {
         parentSequence: own.parentSequence,
         size: own.size,
         windowSize: settings.windowSize,
+        mapVersion: 0,
         exportName: settings.exportName,
       }),
     ]);
@@ -305,7 +308,9 @@ export class MirrorLink {
     if (decision.kind === 'catch-up') {
       replica.resume(decision.after);
       this.#move('resumed');
-      channel.send([encodeBegin({ kind: BeginKind.CATCH_UP, sequence: decision.after, sentMax: replica.sentMax })]);
+      channel.send([
+        encodeBegin({ kind: BeginKind.CATCH_UP, sequence: decision.after, sentMax: replica.sentMax, stagingId: NO_ID }),
+      ]);
       this.#log.info({ after: decision.after }, 'connected: the stream goes on');
       return undefined;
     }
@@ -330,7 +335,12 @@ export class MirrorLink {
     const scope = replica.marks.count === replica.marks.regionCount ? 'everything' : 'marked';
     this.#move(seeding ? 'seeding-admitted' : 'rescan-admitted');
     channel.send([
-      encodeBegin({ kind: seeding ? BeginKind.SEEDING : BeginKind.RESCAN, sequence: after, sentMax: replica.sentMax }),
+      encodeBegin({
+        kind: seeding ? BeginKind.SEEDING : BeginKind.RESCAN,
+        sequence: after,
+        sentMax: replica.sentMax,
+        stagingId: seeding ? NO_ID : this.#world.random.bytes(ID_SIZE),
+      }),
     ]);
     this.#log.info(
       { scope, marked: replica.marks.markedSize },

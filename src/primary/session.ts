@@ -8,7 +8,7 @@ import type { Log } from '../base/log.ts';
 import type { World } from '../io/world.ts';
 import type { Channel } from '../link/channel.ts';
 import { type Frame, FrameType } from '../link/frame.ts';
-import { decodeAck, type Positions } from '../link/messages.ts';
+import { decodeAck, NO_POSITIONS, type Positions } from '../link/messages.ts';
 import { type CheckpointNumbers, Checkpoints } from './checkpoints.ts';
 import type { ComparisonMeans } from './comparison.ts';
 import type { LocalDisk } from './local-disk.ts';
@@ -48,7 +48,7 @@ export class PrimarySession {
   readonly #means: ComparisonMeans;
   #rescan: Rescan | undefined;
   #verify: Verify | undefined;
-  #positions: Positions = { received: 0, applied: 0, durable: 0, recorded: 0 };
+  #positions: Positions = NO_POSITIONS;
   #streaming = false;
   #streamingMs: number;
   readonly #ended: Promise<Failure | undefined>;

@@ -18,7 +18,7 @@
  * a whole disk would have to enter millions of them).
  */
 import { assert } from '../base/assert.ts';
-import { SegmentIndex, type Span } from './segment-index.ts';
+import { SegmentIndex, type Span } from '../base/segment-index.ts';
 
 interface Segment extends Span {
   readonly owner: RangeHold;

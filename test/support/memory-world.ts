@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { Failure } from '../../src/base/failure.ts';
 import type { Address, ByteStream, Listener, Network } from '../../src/io/network.ts';
+import { NO_POINTS } from '../../src/io/points.ts';
 import type { Random } from '../../src/io/random.ts';
 import type { World } from '../../src/io/world.ts';
 import { inlineScanPool } from './inline-scan-pool.ts';
@@ -72,6 +73,7 @@ export function memoryWorld(): MemoryWorld {
     files: new MemoryFiles(),
     network: new MemoryLinkNetwork(),
     scan: inlineScanPool(),
+    points: NO_POINTS,
   };
 }
 

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { AssertionFailed } from '../../../src/base/assert.ts';
-import { SegmentIndex, type Span } from '../../../src/volume/segment-index.ts';
+import { SegmentIndex, type Span } from '../../../src/base/segment-index.ts';
 
 describe('SegmentIndex', () => {
   it('finds what a sorted list finds, after any additions and removals', () => {

@@ -3,7 +3,7 @@
  * searches; adding and removing move at most one leaf and, rarely, the array of leaves. One flat array was measured: at
  * 10,000 segments each change cost 25 us, because splicing a long array is no mere memmove; here it is 1 us.
  */
-import { assert } from '../base/assert.ts';
+import { assert } from './assert.ts';
 
 const LEAF_MAX = 64;
 
