@@ -5,6 +5,7 @@
 import { assert } from '../base/assert.ts';
 import { getUint64, ID_SIZE, NO_ID, putUint64 } from '../base/bytes.ts';
 import { Failure, type FailureCode, isFailureCode } from '../base/failure.ts';
+import { MODES, type Mode } from '../base/mode.ts';
 import { DIGEST_SIZE, type ScanResult } from '../io/scan-pool.ts';
 import { encodeFrame, type Frame, FrameType } from './frame.ts';
 import type { Lineage } from './lineage.ts';
@@ -26,7 +27,8 @@ const MESSAGE_SIZE_MAX = 1024;
  * | 0      | 8    | magic `NBDTWIN` and a zero byte                                |
  * | 8      | 2    | lowest version of the link spoken                              |
  * | 10     | 2    | highest version                                                |
- * | 12     | 4    | features, all zero in version 2                                |
+ * | 12     | 1    | mode: 0 async, 1 flush, 2 sync                                 |
+ * | 13     | 3    | features, all zero in version 2                                |
  * | 16     | 16   | volume id                                                      |
  * | 32     | 16   | generation                                                     |
  * | 48     | 16   | run                                                            |
@@ -43,6 +45,8 @@ const MESSAGE_SIZE_MAX = 1024;
 export interface Hello extends Lineage {
   readonly versionMin: number;
   readonly versionMax: number;
+  /** What the primary's clients wait for, and so what the mirror had better acknowledge at once. */
+  readonly mode: Mode;
   readonly volumeId: Buffer;
   readonly generation: Buffer;
   readonly size: number;
@@ -60,6 +64,7 @@ export function encodeHello(hello: Hello): Buffer {
   MAGIC.copy(payload, 0);
   payload.writeUInt16LE(hello.versionMin, 8);
   payload.writeUInt16LE(hello.versionMax, 10);
+  payload[12] = MODES.indexOf(hello.mode);
   hello.volumeId.copy(payload, 16);
   hello.generation.copy(payload, 32);
   putLineage(payload, 48, hello);
@@ -86,17 +91,19 @@ export function decodeHello(frame: Frame): Hello {
     );
   }
   if (payload.length < HELLO_FIXED_SIZE) throw invalid('HELLO');
+  const mode = MODES[payload[12]!];
   const lineage = getLineage(payload, 48);
   const size = getUint64(payload, 88);
   const windowSize = getUint64(payload, 96);
   const mapVersion = getUint64(payload, 104);
   const nameLength = payload.readUInt16LE(112);
   if (size === undefined || size === 0 || windowSize === undefined || mapVersion === undefined) throw invalid('HELLO');
-  if (nameLength > EXPORT_NAME_SIZE_MAX) throw invalid('HELLO');
+  if (mode === undefined || nameLength > EXPORT_NAME_SIZE_MAX) throw invalid('HELLO');
   if (lineage === undefined || payload.length !== HELLO_FIXED_SIZE + nameLength) throw invalid('HELLO');
   return {
     versionMin,
     versionMax,
+    mode,
     volumeId: payload.subarray(16, 32),
     generation: payload.subarray(32, 48),
     ...lineage,

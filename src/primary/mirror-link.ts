@@ -261,6 +261,7 @@ export class MirrorLink {
       encodeHello({
         versionMin: VERSION_MIN,
         versionMax: VERSION_MAX,
+        mode: 'async',
         volumeId: settings.volumeId,
         generation: own.generation,
         run: own.run,
