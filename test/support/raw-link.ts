@@ -4,12 +4,19 @@
  */
 import { randomBytes } from 'node:crypto';
 import { onTestFinished } from 'vitest';
-import { NO_ID } from '../../src/base/bytes.ts';
+import { ID_SIZE, NO_ID } from '../../src/base/bytes.ts';
 import type { Failure } from '../../src/base/failure.ts';
 import type { ByteStream, Listener } from '../../src/io/network.ts';
 import { nodeNetwork } from '../../src/io/node-network.ts';
 import { DIGEST_SIZE } from '../../src/io/scan-pool.ts';
-import { encodeFrame, type Frame, FrameDecoder, FrameType, type FrameTypeCode } from '../../src/link/frame.ts';
+import {
+  encodeFrame,
+  FRAME_COMPLETE,
+  type Frame,
+  FrameDecoder,
+  FrameType,
+  type FrameTypeCode,
+} from '../../src/link/frame.ts';
 import {
   BeginKind,
   type BeginKindCode,
@@ -25,6 +32,9 @@ import {
   encodeRescanPlace,
   encodeWelcome,
   type Hello,
+  isStaged,
+  VERSION_MAX,
+  VERSION_MIN,
   type Welcome,
 } from '../../src/link/messages.ts';
 import type { PresharedKey } from '../../src/secure/tls.ts';
@@ -153,8 +163,9 @@ export class RawPeer {
 /** A HELLO with new ids, of an export `disk`. */
 export function someHello(size: number, more: Partial<Hello> = {}): Hello {
   return {
-    versionMin: 1,
-    versionMax: 1,
+    versionMin: VERSION_MIN,
+    versionMax: VERSION_MAX,
+    mode: 'async',
     volumeId: randomBytes(16),
     generation: randomBytes(16),
     run: randomBytes(16),
@@ -162,12 +173,16 @@ export function someHello(size: number, more: Partial<Hello> = {}): Hello {
     parentSequence: 0,
     size,
     windowSize: 1024 * 1024,
+    mapVersion: 0,
     exportName: 'disk',
     ...more,
   };
 }
 
-/** A raw primary whose session has begun: the mirror waits for frames of the stream. Returns what the mirror said. */
+/**
+ * A raw primary whose session has begun: the mirror waits for frames of the stream. A staged one begins with an empty
+ * run. Returns what the mirror said.
+ */
 export async function beginSession(
   peer: RawPeer,
   hello: Hello,
@@ -175,21 +190,26 @@ export async function beginSession(
 ): Promise<Welcome> {
   peer.send(encodeHello(hello));
   const welcome = decodeWelcome(await peer.next(FrameType.WELCOME));
-  if (kind !== BeginKind.CATCH_UP) {
+  if (kind === BeginKind.SEEDING || kind === BeginKind.RESCAN) {
     peer.send(encodeFrame(FrameType.RESCAN_REQUEST));
     while ((await peer.next(FrameType.RESCAN_PLACE)).length !== 0);
   }
-  peer.send(encodeBegin({ kind, sequence: welcome.resumeAfter, sentMax: welcome.resumeAfter }));
+  const stagingId = isStaged(kind) ? randomBytes(ID_SIZE) : NO_ID;
+  peer.send(encodeBegin({ kind, sequence: welcome.resumeAfter, sentMax: welcome.resumeAfter, stagingId }));
   await peer.next(FrameType.ACK);
   return welcome;
 }
 
 /**
- * A mirror that pretends: to it every disk is all zeroes, everything is applied and durable at once, and nothing is
- * kept. What a test wants otherwise it does itself, in `on`.
+ * A mirror that pretends: to it every disk is all zeroes, everything is applied and durable at once (or staged, while a
+ * staged run is open), and nothing is kept. What a test wants otherwise it does itself, in `on`.
  */
 export class FakeMirror {
   readonly #listener: Listener;
+  /** Where the image stays while a staged run is open, by session; absent while none is. */
+  readonly #stagedOn = new Map<RawPeer, number>();
+  /** The last sequence acknowledged as applied. */
+  #applied = 0;
   /** Sessions so far, newest last. */
   readonly peers: RawPeer[] = [];
   readonly hellos: Hello[] = [];
@@ -241,8 +261,14 @@ export class FakeMirror {
       case FrameType.RESCAN_REQUEST:
         peer.send(encodeRescanPlace(0));
         return;
-      case FrameType.BEGIN:
-        peer.send(ackOf(decodeBegin(frame).sequence));
+      case FrameType.BEGIN: {
+        const begin = decodeBegin(frame);
+        if (isStaged(begin.kind)) this.#stagedOn.set(peer, this.#applied);
+        peer.send(this.#ackOf(begin.sequence, peer));
+        return;
+      }
+      case FrameType.STAGE:
+        this.#stagedOn.set(peer, frame.sequence);
         return;
       case FrameType.DIGEST_REQUEST: {
         const count = Math.ceil(frame.length / digestUnitOf(frame, this.hellos.at(-1)!.size));
@@ -254,22 +280,33 @@ export class FakeMirror {
       case FrameType.WRITE:
       case FrameType.ZERO:
       case FrameType.BARRIER:
-        peer.send(ackOf(frame.sequence));
+        peer.send(this.#ackOf(frame.sequence, peer));
         return;
       case FrameType.CHECKPOINT:
+        if ((frame.flags & FRAME_COMPLETE) !== 0) this.#stagedOn.delete(peer);
         peer.send(
           encodeFrame(FrameType.CHECKPOINT_DONE, { sequence: frame.sequence, offset: frame.offset }),
-          ackOf(frame.sequence),
+          this.#ackOf(frame.sequence, peer),
         );
         return;
       default:
     }
   }
+
+  #ackOf(sequence: number, peer: RawPeer): Buffer {
+    const image = this.#stagedOn.get(peer);
+    if (image !== undefined) {
+      const positions = { received: sequence, applied: image, durable: image, recorded: image };
+      return encodeAck({ ...positions, staged: sequence, stagedSize: 0 });
+    }
+    this.#applied = sequence;
+    return ackOf(sequence);
+  }
 }
 
 /** What a mirror says that has never met this primary. */
 export const NOTHING_YET: Welcome = {
-  version: 1,
+  version: VERSION_MAX,
   consistent: false,
   fresh: true,
   seeded: false,
@@ -282,9 +319,16 @@ export const NOTHING_YET: Welcome = {
   recorded: 0,
   checkpoint: 0,
   size: 0,
+  exact: false,
+  mapVersion: 0,
+  stagingId: NO_ID,
+  stagedSequence: 0,
+  stagedCheckpoint: 0,
+  stagingRoom: Number.MAX_SAFE_INTEGER,
 };
 
-/** Everything up to `sequence` is received, applied, durable and recorded. */
+/** Everything up to `sequence` is received, applied, durable and recorded; no staged run is open. */
 export function ackOf(sequence: number): Buffer {
-  return encodeAck({ received: sequence, applied: sequence, durable: sequence, recorded: sequence });
+  const positions = { received: sequence, applied: sequence, durable: sequence, recorded: sequence };
+  return encodeAck({ ...positions, staged: 0, stagedSize: 0 });
 }

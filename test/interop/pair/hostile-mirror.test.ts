@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { expect, test } from 'vitest';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { encodeFrame, type Frame, FrameType } from '../../../src/link/frame.ts';
-import { encodeAck, encodeRefused, encodeWelcome } from '../../../src/link/messages.ts';
+import { encodeAck, encodeRefused, encodeWelcome, NO_POSITIONS } from '../../../src/link/messages.ts';
 import type { PrimaryOptions } from '../../../src/primary/primary.ts';
 import { type LogLine, memoryLog } from '../../support/memory-log.ts';
 import { Pair } from '../../support/pair.ts';
@@ -97,9 +97,9 @@ test('a refusal is shown with the mirror’s words, without control characters',
 
 test.each([
   ['of what was not sent', () => ackOf(1000)],
-  ['that go backwards', () => encodeAck({ received: 0, applied: 0, durable: 0, recorded: 0 })],
-  ['out of their order', () => encodeAck({ received: 1, applied: 1, durable: 0, recorded: 1 })],
-  ['cut short', () => encodeFrame(FrameType.ACK, { payload: Buffer.alloc(31) })],
+  ['that go backwards', () => encodeAck(NO_POSITIONS)],
+  ['out of their order', () => encodeAck({ ...NO_POSITIONS, received: 1, applied: 1, recorded: 1 })],
+  ['cut short', () => encodeFrame(FrameType.ACK, { payload: Buffer.alloc(47) })],
 ])('acknowledgements %s end the session', async (_, ack) => {
   let lied = false;
   const scene = await meetInStep((frame, peer) => {

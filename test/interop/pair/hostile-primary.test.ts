@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
+import { NO_ID } from '../../../src/base/bytes.ts';
 import type { Failure } from '../../../src/base/failure.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import {
@@ -20,10 +21,12 @@ import {
   encodeBegin,
   encodeDigestRequest,
   encodeHello,
+  isStaged,
+  NO_POSITIONS,
 } from '../../../src/link/messages.ts';
 import { type LogLine, memoryLog } from '../../support/memory-log.ts';
 import { Pair } from '../../support/pair.ts';
-import { beginSession, RawPeer, someHello } from '../../support/raw-link.ts';
+import { ackOf, beginSession, RawPeer, someHello } from '../../support/raw-link.ts';
 
 const SIZE = 4 * MIB;
 
@@ -87,7 +90,7 @@ function expectUntouched(pair: Pair): void {
 test.each([
   // The first byte is no type of a frame.
   ['random bytes', () => Buffer.concat([Buffer.from([255]), randomBytes(10_000)]), 'frame-invalid'],
-  ['another frame', () => encodeAck({ received: 0, applied: 0, durable: 0, recorded: 0 }), 'peer-foreign'],
+  ['another frame', () => encodeAck(NO_POSITIONS), 'peer-foreign'],
   ['a HELLO without its magic', () => encodeFrame(FrameType.HELLO, { payload: Buffer.alloc(90) }), 'peer-foreign'],
   [
     'a HELLO cut short',
@@ -119,7 +122,7 @@ test('a HELLO of a future version only is refused in words that name both versio
   const failure = await peer.refusal();
   expect(failure.code).toBe('peer-version');
   expect(failure.message).toContain('7 to 9');
-  expect(failure.message).toContain('1 to 1');
+  expect(failure.message).toContain('2 to 2');
   expect(failure.hint).toContain('same release');
   expect(refusals(lines)[0]).toContain('7 to 9');
   expect(existsSync(pair.imagePath)).toBe(false);
@@ -129,7 +132,7 @@ test('a HELLO that spans the present and a future version is welcomed in the pre
   const { pair } = await mirror();
   const peer = await connect(pair);
   peer.send(encodeHello(someHello(SIZE, { versionMax: 9 })));
-  expect(decodeWelcome(await peer.next(FrameType.WELCOME)).version).toBe(1);
+  expect(decodeWelcome(await peer.next(FrameType.WELCOME)).version).toBe(2);
 });
 
 test.each([
@@ -140,7 +143,8 @@ test.each([
   const peer = await connect(pair);
   peer.send(encodeHello(someHello(SIZE)));
   await peer.next(FrameType.WELCOME);
-  peer.send(encodeBegin({ kind, sequence: 0, sentMax: 0 }), write(1, 0, randomBytes(4096)));
+  const stagingId = isStaged(kind) ? randomBytes(16) : NO_ID;
+  peer.send(encodeBegin({ kind, sequence: 0, sentMax: 0, stagingId }), write(1, 0, randomBytes(4096)));
   expect((await peer.refusal()).code).toBe('frame-invalid');
   expect(existsSync(pair.imagePath)).toBe(false);
 });
@@ -152,7 +156,8 @@ test('a catch-up from a position that the image does not have is refused', async
   const peer = await connect(pair);
   peer.send(encodeHello(first.hello));
   await peer.next(FrameType.WELCOME);
-  peer.send(encodeBegin({ kind: BeginKind.CATCH_UP, sequence: 5, sentMax: 5 }), write(6, 0, randomBytes(4096)));
+  const begin = encodeBegin({ kind: BeginKind.CATCH_UP, sequence: 5, sentMax: 5, stagingId: NO_ID });
+  peer.send(begin, write(6, 0, randomBytes(4096)));
   expect((await peer.refusal()).code).toBe('frame-invalid');
   expectUntouched(pair);
 });
@@ -177,7 +182,7 @@ test.each([
   ['a position beyond all numbers', () => header(FrameType.WRITE, 0, { offset: 2 ** 53, length: 1 })],
   ['an unknown frame', () => header(200, 0)],
   ['a frame of the opening', () => encodeFrame(FrameType.HELLO, { payload: helloPayload() })],
-  ['a frame that only a mirror sends', () => encodeAck({ received: 1, applied: 1, durable: 1, recorded: 1 })],
+  ['a frame that only a mirror sends', () => ackOf(1)],
   ['a pass without a key', () => encodeFrame(FrameType.PASS, { sequence: 1 })],
   [
     'a check without a pass',

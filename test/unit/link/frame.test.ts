@@ -114,6 +114,8 @@ describe('a frame', () => {
       PASS: 19,
       CHECKPOINT: 20,
       CHECK: 21,
+      STAGE: 22,
+      MAP_VERSION: 23,
       DIGEST_REQUEST: 32,
       RESCAN_REQUEST: 33,
       ACK: 48,

@@ -1,6 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { NO_ID } from '../../../src/base/bytes.ts';
 import { FAILURES, Failure, type FailureCode } from '../../../src/base/failure.ts';
+import { MODES } from '../../../src/base/mode.ts';
 import { GIB, MIB } from '../../../src/base/units.ts';
 import type { Frame, FrameTypeCode } from '../../../src/link/frame.ts';
 import { encodeFrame, FrameDecoder, FrameType, HEADER_SIZE } from '../../../src/link/frame.ts';
@@ -13,6 +15,7 @@ import {
   decodeDigestReply,
   decodeHello,
   decodeRefused,
+  decodeStage,
   decodeWelcome,
   digestUnitOf,
   EXPORT_NAME_SIZE_MAX,
@@ -25,6 +28,9 @@ import {
   encodeRescanPlace,
   encodeWelcome,
   type Hello,
+  isStaged,
+  NO_POSITIONS,
+  type Positions,
   VERSION_MAX,
   VERSION_MIN,
   type Welcome,
@@ -53,11 +59,13 @@ function withPayload(type: FrameTypeCode, payload: Buffer): Frame {
 }
 
 const id = fc.uint8Array({ minLength: 16, maxLength: 16 }).map((bytes) => Buffer.from(bytes));
+const someId = id.filter((bytes) => !bytes.equals(NO_ID));
 const number = fc.maxSafeNat();
 
 const HELLO: Hello = {
-  versionMin: 1,
-  versionMax: 1,
+  versionMin: 2,
+  versionMax: 3,
+  mode: 'sync',
   volumeId: Buffer.alloc(16, 0xa1),
   generation: Buffer.alloc(16, 0xa2),
   run: Buffer.alloc(16, 0xa3),
@@ -65,11 +73,12 @@ const HELLO: Hello = {
   parentSequence: 0x0c0d,
   size: 0x0102030405,
   windowSize: 0x1000,
+  mapVersion: 0x0607,
   exportName: 'db/main',
 };
 
 const WELCOME: Welcome = {
-  version: 1,
+  version: 2,
   consistent: true,
   fresh: false,
   seeded: true,
@@ -82,22 +91,46 @@ const WELCOME: Welcome = {
   recorded: 0x0a,
   checkpoint: 3,
   size: 0x0102030405,
+  exact: true,
+  mapVersion: 0x1011,
+  stagingId: Buffer.alloc(16, 0xb5),
+  stagedSequence: 0x1213,
+  stagedCheckpoint: 0x1415,
+  stagingRoom: 0x1617,
 };
+
+const BEGIN = { kind: BeginKind.RESCAN, sequence: 5, sentMax: 9, stagingId: Buffer.alloc(16, 0xc1) };
+const POSITIONS: Positions = { received: 6, applied: 3, durable: 2, recorded: 1, staged: 5, stagedSize: 0x1_0000_0000 };
 
 describe('HELLO', () => {
   it('has these very bytes', () => {
     const bytes = encodeHello(HELLO);
     expect(bytes[0]).toBe(FrameType.HELLO);
     expect(payloadHex(bytes)).toBe(
-      `4e42445457494e00${'0100'}${'0100'}${'00000000'}${'a1'.repeat(16)}${'a2'.repeat(16)}${'a3'.repeat(16)}` +
-        `${'a4'.repeat(16)}${'0d0c000000000000'}${'0504030201000000'}${'0010000000000000'}${'0700'}${Buffer.from('db/main').toString('hex')}`,
+      `4e42445457494e00${'0200'}${'0300'}${'02'}${'000000'}${'a1'.repeat(16)}${'a2'.repeat(16)}${'a3'.repeat(16)}` +
+        `${'a4'.repeat(16)}${'0d0c000000000000'}${'0504030201000000'}${'0010000000000000'}${'0706000000000000'}` +
+        `${'0700'}${Buffer.from('db/main').toString('hex')}`,
     );
+  });
+
+  it('names each mode by its own byte and refuses others', () => {
+    const bytes = MODES.map((mode) => encodeHello({ ...HELLO, mode })[HEADER_SIZE + 12]);
+    expect([MODES, bytes]).toEqual([
+      ['async', 'flush', 'sync'],
+      [0, 1, 2],
+    ]);
+    for (const unknown of [3, 255]) {
+      const payload = Buffer.from(received(encodeHello(HELLO)).payload);
+      payload[12] = unknown;
+      expect(() => decodeHello(withPayload(FrameType.HELLO, payload))).toThrow(code('frame-invalid'));
+    }
   });
 
   it('comes back from its bytes', () => {
     const hello = fc.record({
-      versionMin: fc.constant(1),
-      versionMax: fc.integer({ min: 1, max: 65_535 }),
+      versionMin: fc.integer({ min: 0, max: 2 }),
+      versionMax: fc.integer({ min: 2, max: 65_535 }),
+      mode: fc.constantFrom(...MODES),
       volumeId: id,
       generation: id,
       run: id,
@@ -105,6 +138,7 @@ describe('HELLO', () => {
       parentSequence: number,
       size: number.map((size) => Math.max(1, size)),
       windowSize: number,
+      mapVersion: number,
       exportName: fc.string({ unit: fc.constantFrom('a', '/', '\u00e9', '\u20ac', '\u{1f4be}', '\0'), maxLength: 60 }),
     });
     fc.assert(
@@ -131,7 +165,7 @@ describe('HELLO', () => {
       [VERSION_MAX + 1, VERSION_MAX + 1],
       [0, VERSION_MIN - 1],
       [65_535, 65_535],
-      [2, 0],
+      [3, 0],
     ] as const) {
       const payload = Buffer.from(received(encodeHello({ ...HELLO, versionMin: min, versionMax: max })).payload);
       expect(() => decodeHello(withPayload(FrameType.HELLO, payload))).toThrow(code('peer-version'));
@@ -149,7 +183,7 @@ describe('HELLO', () => {
       code('frame-invalid'),
     );
     expect(() => decodeHello(received(encodeHello({ ...HELLO, size: 0 })))).toThrow(code('frame-invalid'));
-    for (const offset of [80, 88, 96]) {
+    for (const offset of [80, 88, 96, 104]) {
       const spoiled = Buffer.from(good);
       spoiled.writeBigUInt64LE(2n ** 53n, offset);
       expect(() => decodeHello(withPayload(FrameType.HELLO, spoiled))).toThrow(code('frame-invalid'));
@@ -162,7 +196,7 @@ describe('HELLO', () => {
     expect(EXPORT_NAME_SIZE_MAX).toBe(255);
     expect(() => encodeHello({ ...HELLO, exportName: 'x'.repeat(256) })).toThrow('within its limit');
     const payload = Buffer.concat([received(encodeHello({ ...HELLO, exportName: '' })).payload, Buffer.alloc(256, 65)]);
-    payload.writeUInt16LE(256, 104);
+    payload.writeUInt16LE(256, 112);
     expect(() => decodeHello(withPayload(FrameType.HELLO, payload))).toThrow(code('frame-invalid'));
   });
 });
@@ -172,17 +206,20 @@ describe('WELCOME', () => {
     const bytes = encodeWelcome(WELCOME);
     expect(bytes[0]).toBe(FrameType.WELCOME);
     expect(payloadHex(bytes)).toBe(
-      `${'0100'}${'0500'}${'00000000'}${'b1'.repeat(16)}${'b2'.repeat(16)}${'b3'.repeat(16)}` +
-        `${'b4'.repeat(16)}${'0f0e000000000000'}${'0b0a000000000000'}${'0a00000000000000'}${'0300000000000000'}${'0504030201000000'}`,
+      `${'0200'}${'0d00'}${'00000000'}${'b1'.repeat(16)}${'b2'.repeat(16)}${'b3'.repeat(16)}` +
+        `${'b4'.repeat(16)}${'0f0e000000000000'}${'0b0a000000000000'}${'0a00000000000000'}${'0300000000000000'}${'0504030201000000'}` +
+        `${'1110000000000000'}${'b5'.repeat(16)}${'1312000000000000'}${'1514000000000000'}${'1716000000000000'}`,
     );
-    expect(payloadHex(encodeWelcome({ ...WELCOME, consistent: false, fresh: true, seeded: false })).slice(4, 8)).toBe(
-      '0200',
+    const none = { consistent: false, fresh: false, seeded: false, exact: false };
+    const flags = (['consistent', 'fresh', 'seeded', 'exact'] as const).map((flag) =>
+      payloadHex(encodeWelcome({ ...WELCOME, ...none, [flag]: true })).slice(4, 8),
     );
+    expect(flags).toEqual(['0100', '0200', '0400', '0800']);
   });
 
   it('comes back from its bytes', () => {
     const welcome = fc.record({
-      version: fc.constant(1),
+      version: fc.constant(2),
       consistent: fc.boolean(),
       fresh: fc.boolean(),
       seeded: fc.boolean(),
@@ -195,6 +232,12 @@ describe('WELCOME', () => {
       recorded: number,
       checkpoint: number,
       size: number,
+      exact: fc.boolean(),
+      mapVersion: number,
+      stagingId: id,
+      stagedSequence: number,
+      stagedCheckpoint: number,
+      stagingRoom: number,
     });
     fc.assert(
       fc.property(welcome, (any) => {
@@ -206,11 +249,11 @@ describe('WELCOME', () => {
   it('is refused when it is something else, of another version or impossible; a refusal is passed on', () => {
     const good = received(encodeWelcome(WELCOME)).payload;
     expect(() => decodeWelcome(withPayload(FrameType.ACK, good))).toThrow(code('peer-foreign'));
-    expect(() => decodeWelcome(withPayload(FrameType.WELCOME, good.subarray(0, 111)))).toThrow(code('peer-foreign'));
-    for (const version of [0, 2, 65_535]) {
+    expect(() => decodeWelcome(withPayload(FrameType.WELCOME, good.subarray(0, 159)))).toThrow(code('peer-foreign'));
+    for (const version of [0, 1, 3, 65_535]) {
       expect(() => decodeWelcome(received(encodeWelcome({ ...WELCOME, version })))).toThrow(code('peer-version'));
     }
-    for (const offset of [72, 80, 88, 96, 104]) {
+    for (const offset of [72, 80, 88, 96, 104, 112, 136, 144, 152]) {
       const spoiled = Buffer.from(good);
       spoiled.writeBigUInt64LE(2n ** 53n, offset);
       expect(() => decodeWelcome(withPayload(FrameType.WELCOME, spoiled))).toThrow(code('frame-invalid'));
@@ -250,29 +293,47 @@ describe('REFUSED', () => {
 
 describe('BEGIN, RESCAN_PLACE and ACK', () => {
   it('have these very bytes', () => {
-    expect(encodeBegin({ kind: BeginKind.RESCAN, sequence: 5, sentMax: 9 }).toString('hex')).toBe(
-      `${'03'}${'01'}${'0000'}${'00000000'}${'0500000000000000'}${'0000000000000000'}${'0900000000000000'}`,
+    expect(encodeBegin(BEGIN).toString('hex')).toBe(
+      `${'03'}${'01'}${'0000'}${'10000000'}${'0500000000000000'}${'0000000000000000'}${'0900000000000000'}${'c1'.repeat(16)}`,
     );
     expect(encodeRescanPlace(3).toString('hex')).toBe(
       `${'34'}${'00'}${'0000'}${'00000000'}${'0000000000000000'}${'0000000000000000'}${'0300000000000000'}`,
     );
-    expect(payloadHex(encodeAck({ received: 4, applied: 3, durable: 2, recorded: 1 }))).toBe(
-      `${'0400000000000000'}${'0300000000000000'}${'0200000000000000'}${'0100000000000000'}`,
+    expect(payloadHex(encodeAck(POSITIONS))).toBe(
+      `${'0600000000000000'}${'0300000000000000'}${'0200000000000000'}${'0100000000000000'}` +
+        `${'0500000000000000'}${'0000000001000000'}`,
     );
+    expect(payloadHex(encodeAck(NO_POSITIONS))).toBe('00'.repeat(48));
   });
 
   it('come back from their bytes', () => {
-    const begin = fc.record({
-      kind: fc.constantFrom(BeginKind.CATCH_UP, BeginKind.RESCAN, BeginKind.SEEDING),
-      sequence: number,
-      sentMax: number,
-    });
+    const begin = fc.oneof(
+      fc.record({
+        kind: fc.constantFrom(BeginKind.CATCH_UP, BeginKind.SEEDING),
+        sequence: number,
+        sentMax: number,
+        stagingId: fc.constant(NO_ID),
+      }),
+      fc.record({
+        kind: fc.constantFrom(BeginKind.RESCAN, BeginKind.CATCH_UP_STAGED),
+        sequence: number,
+        sentMax: number,
+        stagingId: someId,
+      }),
+    );
     fc.assert(
       fc.property(begin, (any) => {
         expect(decodeBegin(received(encodeBegin(any)))).toEqual(any);
       }),
     );
-    const ack = fc.record({ received: number, applied: number, durable: number, recorded: number });
+    const ack = fc.record({
+      received: number,
+      applied: number,
+      durable: number,
+      recorded: number,
+      staged: number,
+      stagedSize: number,
+    });
     fc.assert(
       fc.property(ack, (any) => {
         expect(decodeAck(received(encodeAck(any)))).toEqual(any);
@@ -281,18 +342,57 @@ describe('BEGIN, RESCAN_PLACE and ACK', () => {
   });
 
   it('are refused when anything does not fit', () => {
-    const begin = received(encodeBegin({ kind: BeginKind.CATCH_UP, sequence: 5, sentMax: 9 }));
-    expect(() => decodeBegin({ ...begin, flags: 3 })).toThrow(code('frame-invalid'));
+    const begin = received(encodeBegin(BEGIN));
+    expect(() => decodeBegin({ ...begin, flags: 4 })).toThrow(code('frame-invalid'));
     expect(() => decodeBegin({ ...begin, type: FrameType.PING })).toThrow(code('frame-invalid'));
-    expect(() => decodeBegin({ ...begin, payload: Buffer.alloc(1) })).toThrow(code('frame-invalid'));
-    const ack = received(encodeAck({ received: 4, applied: 3, durable: 2, recorded: 1 }));
+    for (const size of [0, 15, 17]) {
+      expect(() => decodeBegin({ ...begin, payload: Buffer.alloc(size, 1) })).toThrow(code('frame-invalid'));
+    }
+    const ack = received(encodeAck(POSITIONS));
     expect(() => decodeAck({ ...ack, type: FrameType.CHECK })).toThrow(code('frame-invalid'));
-    expect(() => decodeAck({ ...ack, payload: ack.payload.subarray(0, 31) })).toThrow(code('frame-invalid'));
-    for (let offset = 0; offset < 32; offset += 8) {
+    for (const size of [32, 47, 49]) {
+      expect(() => decodeAck({ ...ack, payload: Buffer.alloc(size) })).toThrow(code('frame-invalid'));
+    }
+    for (let offset = 0; offset < 48; offset += 8) {
       const payload = Buffer.from(ack.payload);
       payload.writeBigUInt64LE(2n ** 53n, offset);
       expect(() => decodeAck({ ...ack, payload })).toThrow(code('frame-invalid'));
     }
+  });
+
+  it('name a staged run exactly where the kind of BEGIN begins one', () => {
+    for (const kind of Object.values(BeginKind)) {
+      const named = received(encodeBegin({ ...BEGIN, kind }));
+      const unnamed = received(encodeBegin({ ...BEGIN, kind, stagingId: NO_ID }));
+      const [right, wrong] = isStaged(kind) ? [named, unnamed] : [unnamed, named];
+      expect(decodeBegin(right).kind).toBe(kind);
+      expect(() => decodeBegin(wrong)).toThrow(code('frame-invalid'));
+    }
+    expect(BeginKind).toEqual({ CATCH_UP: 0, RESCAN: 1, SEEDING: 2, CATCH_UP_STAGED: 3 });
+    expect(Object.values(BeginKind).map(isStaged)).toEqual([false, true, false, true]);
+  });
+});
+
+describe('STAGE and MAP_VERSION', () => {
+  it('have these very bytes', () => {
+    expect(encodeFrame(FrameType.STAGE, { sequence: 7, payload: Buffer.alloc(16, 0xe1) }).toString('hex')).toBe(
+      `${'16'}${'00'}${'0000'}${'10000000'}${'0700000000000000'}${'0000000000000000'}${'0000000000000000'}${'e1'.repeat(16)}`,
+    );
+    expect(encodeFrame(FrameType.MAP_VERSION, { sequence: 7, offset: 0x0809 }).toString('hex')).toBe(
+      `${'17'}${'00'}${'0000'}${'00000000'}${'0700000000000000'}${'0908000000000000'}${'0000000000000000'}`,
+    );
+  });
+
+  it('give the id of the staged run, which is refused when it is none or of another size', () => {
+    fc.assert(
+      fc.property(someId, (any) => {
+        expect(decodeStage(received(encodeFrame(FrameType.STAGE, { payload: any })))).toEqual(any);
+      }),
+    );
+    for (const payload of [NO_ID, Buffer.alloc(0), Buffer.alloc(15, 1), Buffer.alloc(17, 1)]) {
+      expect(() => decodeStage(withPayload(FrameType.STAGE, payload))).toThrow(code('frame-invalid'));
+    }
+    expect(() => decodeStage(withPayload(FrameType.PASS, Buffer.alloc(16, 1)))).toThrow(code('frame-invalid'));
   });
 });
 
@@ -364,11 +464,7 @@ describe('digest frames', () => {
 describe('decoders of messages', () => {
   it('meet any frame with a message or a failure of the link', () => {
     const seen = new Set<string>();
-    const good = [
-      encodeHello(HELLO),
-      encodeWelcome(WELCOME),
-      encodeAck({ received: 4, applied: 3, durable: 2, recorded: 1 }),
-    ];
+    const good = [encodeHello(HELLO), encodeWelcome(WELCOME), encodeBegin(BEGIN), encodeAck(POSITIONS)];
     const payloads = fc.oneof(
       fc.uint8Array({ maxLength: 200 }).map((bytes) => Buffer.from(bytes)),
       fc
@@ -389,7 +485,7 @@ describe('decoders of messages', () => {
     fc.assert(
       fc.property(header, payloads, (fields, payload) => {
         const frame = received(encodeFrame(fields.type, { ...fields, payload }));
-        const decoders: ((frame: Frame) => unknown)[] = [decodeHello, decodeBegin, decodeAck];
+        const decoders: ((frame: Frame) => unknown)[] = [decodeHello, decodeBegin, decodeAck, decodeStage];
         decoders.push((reply) => decodeDigestReply(reply, 2 ** 31));
         if (frame.type !== FrameType.REFUSED) decoders.push(decodeWelcome);
         for (const decode of decoders) {

@@ -1,8 +1,9 @@
+import { NO_ID } from '../../../src/base/bytes.ts';
 import { silentLog } from '../../../src/base/log.ts';
 import { KIB } from '../../../src/base/units.ts';
 import type { Frame, FrameTypeCode } from '../../../src/link/frame.ts';
 import { encodeFrame, FrameDecoder, FrameType } from '../../../src/link/frame.ts';
-import { type Begin, BeginKind, type Hello } from '../../../src/link/messages.ts';
+import { type Begin, BeginKind, type Hello, isStaged } from '../../../src/link/messages.ts';
 import { MirrorImage } from '../../../src/mirror/image.ts';
 import type { MemoryDisk } from '../../support/memory-disk.ts';
 import { type MemoryWorld, memoryWorld } from '../../support/memory-world.ts';
@@ -12,8 +13,9 @@ export const IMAGE = '/mirrors/disk.img';
 export const STATE = `${IMAGE}.twin/mirror`;
 
 export const HELLO: Hello = {
-  versionMin: 1,
-  versionMax: 1,
+  versionMin: 2,
+  versionMax: 2,
+  mode: 'async',
   volumeId: Buffer.alloc(16, 1),
   generation: Buffer.alloc(16, 2),
   run: Buffer.alloc(16, 3),
@@ -21,11 +23,13 @@ export const HELLO: Hello = {
   parentSequence: 0,
   size: SIZE,
   windowSize: 8 * KIB,
+  mapVersion: 0,
   exportName: 'disk',
 };
 
 export function beginning(kind: keyof typeof BeginKind, sequence = 0, sentMax = sequence): Begin {
-  return { kind: BeginKind[kind], sequence, sentMax };
+  const stagingId = isStaged(BeginKind[kind]) ? Buffer.alloc(16, 4) : NO_ID;
+  return { kind: BeginKind[kind], sequence, sentMax, stagingId };
 }
 
 /** A frame as it arrives. */

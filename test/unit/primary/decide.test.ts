@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { NO_ID } from '../../../src/base/bytes.ts';
 import { MIB } from '../../../src/base/units.ts';
 import { FrameType } from '../../../src/link/frame.ts';
 import type { Welcome } from '../../../src/link/messages.ts';
@@ -40,7 +41,7 @@ function atStart(): Replica {
 }
 
 const WELCOME: Welcome = {
-  version: 1,
+  version: 2,
   consistent: true,
   fresh: false,
   seeded: true,
@@ -53,6 +54,12 @@ const WELCOME: Welcome = {
   recorded: 7,
   checkpoint: 4,
   size: SIZE,
+  exact: true,
+  mapVersion: 0,
+  stagingId: NO_ID,
+  stagedSequence: 0,
+  stagedCheckpoint: 0,
+  stagingRoom: Number.MAX_SAFE_INTEGER,
 };
 
 const EVERYTHING: Decision = { kind: 'compare', markAll: true, resumeAfter: undefined };

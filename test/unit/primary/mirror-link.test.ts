@@ -268,8 +268,9 @@ async function occupyRescans(pair: MemoryPair, other: MemoryPair): Promise<ByteS
   stream.receive({ data: () => undefined, drain: () => undefined, end: () => undefined, close: () => undefined });
   stream.write([
     encodeHello({
-      versionMin: 1,
-      versionMax: 1,
+      versionMin: 2,
+      versionMax: 2,
+      mode: 'async',
       volumeId: Buffer.alloc(16, 9),
       generation: Buffer.alloc(16, 9),
       run: Buffer.alloc(16, 9),
@@ -277,6 +278,7 @@ async function occupyRescans(pair: MemoryPair, other: MemoryPair): Promise<ByteS
       parentSequence: 0,
       size: other.disk.size,
       windowSize: 1,
+      mapVersion: 0,
       exportName: 'other',
     }),
     encodeFrame(FrameType.RESCAN_REQUEST),

@@ -257,7 +257,7 @@ export class ReplicaModel {
     const decision = decide(
       OWN,
       {
-        version: 1,
+        version: 2,
         consistent: this.#consistent,
         fresh: false,
         seeded: this.#seeded,
@@ -270,6 +270,12 @@ export class ReplicaModel {
         recorded: this.#recorded,
         checkpoint: this.#mirrorCheckpoint,
         size: SIZE,
+        exact: true,
+        mapVersion: 0,
+        stagingId: NO_ID,
+        stagedSequence: 0,
+        stagedCheckpoint: 0,
+        stagingRoom: Number.MAX_SAFE_INTEGER,
       },
       this.replica,
     );
