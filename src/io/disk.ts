@@ -99,6 +99,8 @@ export interface FileSystem {
   /** Which file stands at the path now, as in DiskIdentity; undefined when there is none. */
   inodeOf(path: string): Promise<string | undefined>;
   list(path: string): Promise<string[]>;
+  /** Bytes that this process may still write to the file system that holds the path. An estimate: others write too. */
+  freeSize(path: string): Promise<number>;
   remove(path: string): Promise<void>;
   /** fsync of a directory: makes creations, renames and removals in it durable. */
   syncDirectory(path: string): Promise<void>;

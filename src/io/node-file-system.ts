@@ -154,6 +154,15 @@ class NodeFileSystem implements FileSystem {
     }
   }
 
+  async freeSize(path: string): Promise<number> {
+    try {
+      const { bavail, bsize } = await fs.statfs(path);
+      return bavail * bsize;
+    } catch (error) {
+      throw failure('disk-unreadable', path, error);
+    }
+  }
+
   async remove(path: string): Promise<void> {
     try {
       const stat = await fs.lstat(path);

@@ -117,6 +117,8 @@ export class MirrorImage {
       seeded: false,
       recordedAtMs: world.clock.wallMs(),
       identity: { inode: '', size: hello.size, modifiedNs: 0n },
+      mapVersion: 0,
+      commitCount: 0,
     });
     let disk: Disk | undefined;
     try {

@@ -2,10 +2,12 @@
  * The mirror's superblock of one export: `DIR/NAME.img.twin/mirror`.
  *
  * The recorded position says: the image holds, durably, every operation of that run up to the sequence. `consistent`
- * says more: the image *is* the primary's content at a position at or after the recorded one. It is false from before
- * the first byte of a seeding or rescan until after the last one is durable.
+ * says more: the image is the primary's content at that position, or a legal crash state of it: operations that followed
+ * may be in it, as on a disk after a power cut. It is false from before the first byte of a seeding, or of a staged run
+ * that goes on without room, until after the last one is durable. A staged run changes nothing here until it has been
+ * copied into the image.
  *
- * Content, version 1 (little-endian):
+ * Content, version 2 (little-endian):
  *
  * | offset | size | field                                                          |
  * | ------ | ---- | -------------------------------------------------------------- |
@@ -19,11 +21,13 @@
  * | 96     | 8    | sequence of the parent run at which that run began             |
  * | 104    | 4    | flags: bit 0 consistent, bit 1 clean stop, bit 2 ever seeded   |
  * | 108    | 4    | zero                                                           |
- * | 112    | 8    | when recorded, ms since 1970                                   |
- * | 120    | 8    | size of the image in bytes                                     |
+ * | 112    | 8    | when the position was recorded, ms since 1970                  |
+ * | 120    | 8    | size of the image in bytes, at the clean stop                  |
  * | 128    | 8    | modification time of the image, ns, at the clean stop          |
- * | 136    | 2    | length of the inode text                                       |
- * | 138    | n    | inode text, ASCII, at most 64 bytes                            |
+ * | 136    | 8    | version of the primary's dirty map last seen                   |
+ * | 144    | 8    | number of staged runs that were copied into the image          |
+ * | 152    | 2    | length of the inode text                                       |
+ * | 154    | n    | inode text of the image, ASCII, at most 64 bytes               |
  */
 import { assert } from '../base/assert.ts';
 import { getUint64, ID_SIZE, putUint64 } from '../base/bytes.ts';
@@ -45,13 +49,18 @@ export interface MirrorState {
   readonly clean: boolean;
   readonly seeded: boolean;
   readonly recordedAtMs: number;
+  /** The inode is that of the image always; size and time are those of the clean stop. */
   readonly identity: DiskIdentity;
+  /** Never goes down, but for a comparison of everything that is complete. */
+  readonly mapVersion: number;
+  /** Staged runs that were copied into the image: tells one that has been from one that is to be. */
+  readonly commitCount: number;
 }
 
 const FLAG_CONSISTENT = 1;
 const FLAG_CLEAN = 2;
 const FLAG_SEEDED = 4;
-const FIXED_SIZE = 138;
+const FIXED_SIZE = 154;
 
 function encode(state: MirrorState): Buffer {
   assert(state.identity.inode.length <= INODE_TEXT_SIZE_MAX, 'inode text length');
@@ -70,7 +79,9 @@ function encode(state: MirrorState): Buffer {
   putUint64(content, 112, state.recordedAtMs);
   putUint64(content, 120, state.identity.size);
   content.writeBigUInt64LE(state.identity.modifiedNs, 128);
-  content.writeUInt16LE(state.identity.inode.length, 136);
+  putUint64(content, 136, state.mapVersion);
+  putUint64(content, 144, state.commitCount);
+  content.writeUInt16LE(state.identity.inode.length, 152);
   content.write(state.identity.inode, FIXED_SIZE, 'ascii');
   return content;
 }
@@ -82,13 +93,17 @@ function decode(content: Buffer): MirrorState {
   const parentSequence = getUint64(content, 96);
   const recordedAtMs = getUint64(content, 112);
   const size = getUint64(content, 120);
-  const inodeLength = content.readUInt16LE(136);
+  const mapVersion = getUint64(content, 136);
+  const commitCount = getUint64(content, 144);
+  const inodeLength = content.readUInt16LE(152);
   if (
     recorded === undefined ||
     checkpoint === undefined ||
     parentSequence === undefined ||
     recordedAtMs === undefined ||
-    size === undefined
+    size === undefined ||
+    mapVersion === undefined ||
+    commitCount === undefined
   ) {
     throw new Failure('state-corrupt', 'the mirror’s state has impossible values');
   }
@@ -109,6 +124,8 @@ function decode(content: Buffer): MirrorState {
     clean: (flags & FLAG_CLEAN) !== 0,
     seeded: (flags & FLAG_SEEDED) !== 0,
     recordedAtMs,
+    mapVersion,
+    commitCount,
     identity: {
       size,
       modifiedNs: content.readBigUInt64LE(128),
@@ -117,7 +134,7 @@ function decode(content: Buffer): MirrorState {
   };
 }
 
-export const MIRROR_STATE: StateKind<MirrorState> = { kind: { letters: 'MIRR', version: 1 }, encode, decode };
+export const MIRROR_STATE: StateKind<MirrorState> = { kind: { letters: 'MIRR', version: 2 }, encode, decode };
 
 /** Name of the state inside `NAME.img.twin/`. */
 export const MIRROR_STATE_NAME = 'mirror';

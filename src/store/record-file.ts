@@ -94,6 +94,17 @@ export class RecordFile {
     kind: RecordKind,
     path: string,
   ): Promise<{ file: RecordFile; content: Buffer } | undefined> {
+    const best = await RecordFile.read(files, kind, path);
+    if (best === undefined) return undefined;
+    return { file: new RecordFile(kind, await files.openState(path), best.counter), content: best.content };
+  }
+
+  /** Reads the current content and changes nothing; otherwise like `open`. */
+  static async read(
+    files: FileSystem,
+    kind: RecordKind,
+    path: string,
+  ): Promise<{ counter: number; content: Buffer } | undefined> {
     const bytes = await files.readFile(path, SLOT_SIZE * SLOT_COUNT);
     if (bytes === undefined) return undefined;
     let best: { counter: number; content: Buffer } | undefined;
@@ -102,7 +113,7 @@ export class RecordFile {
       if (slot !== undefined && (best === undefined || slot.counter > best.counter)) best = slot;
     }
     if (best === undefined) throw new Failure('state-corrupt', `no whole record in ${path}`);
-    return { file: new RecordFile(kind, await files.openState(path), best.counter), content: best.content };
+    return best;
   }
 
   /** Creates the record with its first content; durable on return. */

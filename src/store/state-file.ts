@@ -49,6 +49,16 @@ export async function openStateFile<State>(
   return new TypedRecord(opened.file, kind.decode(opened.content), (state) => kind.encode(state));
 }
 
+/** Reads a state without opening it for writing; undefined when there is none. Failures: `state-corrupt`. */
+export async function readStateFile<State>(
+  files: FileSystem,
+  kind: StateKind<State>,
+  path: string,
+): Promise<State | undefined> {
+  const found = await RecordFile.read(files, kind.kind, path);
+  return found === undefined ? undefined : kind.decode(found.content);
+}
+
 /** Creates a state that does not exist; durable on return. */
 export async function createStateFile<State>(
   files: FileSystem,

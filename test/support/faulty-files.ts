@@ -140,6 +140,7 @@ export function faultyFiles(faults: Faults): FileSystem {
     lockDirectory: (path) => nodeFileSystem.lockDirectory(path),
     exists: (path) => nodeFileSystem.exists(path),
     inodeOf: (path) => nodeFileSystem.inodeOf(path),
+    freeSize: (path) => nodeFileSystem.freeSize(path),
     list: (path) => nodeFileSystem.list(path),
     remove: (path) => nodeFileSystem.remove(path),
     syncDirectory: (path) => nodeFileSystem.syncDirectory(path),

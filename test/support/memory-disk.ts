@@ -1,7 +1,7 @@
 import { assert } from '../../src/base/assert.ts';
 import type { Disk, DiskIdentity } from '../../src/io/disk.ts';
 
-export type MemoryDiskCall = 'read' | 'write' | 'zero' | 'punch' | 'sync';
+export type MemoryDiskCall = 'read' | 'write' | 'zero' | 'punch' | 'sync' | 'reserve' | 'resize';
 
 export interface MemoryDiskOptions {
   readonly kind?: Disk['kind'];
@@ -31,7 +31,15 @@ export class MemoryDisk implements Disk {
    * mutations that are not kept in order leave a mixture.
    */
   tearDelayed = false;
-  readonly counts: Record<MemoryDiskCall, number> = { read: 0, write: 0, zero: 0, punch: 0, sync: 0 };
+  readonly counts: Record<MemoryDiskCall, number> = {
+    read: 0,
+    write: 0,
+    zero: 0,
+    punch: 0,
+    sync: 0,
+    reserve: 0,
+    resize: 0,
+  };
   closed = false;
 
   #content: Buffer;
@@ -147,12 +155,18 @@ export class MemoryDisk implements Disk {
   }
 
   async resize(size: number): Promise<void> {
+    this.counts.resize += 1;
+    await this.hook?.('resize', 0, size);
     const content = Buffer.alloc(size);
     this.#content.copy(content, 0, 0, Math.min(size, this.size));
     this.#content = content;
   }
 
-  async reserve(): Promise<void> {}
+  async reserve(offset: number, length: number): Promise<void> {
+    assert(offset >= 0 && offset + length <= this.size, 'range inside the disk');
+    this.counts.reserve += 1;
+    await this.hook?.('reserve', offset, length);
+  }
 
   async identity(): Promise<DiskIdentity> {
     return { inode: 'memory', size: this.size, modifiedNs: 0n };

@@ -68,7 +68,9 @@ class OpenedFile implements Disk {
   resize(size: number): Promise<void> {
     return this.#file.disk.resize(size);
   }
-  async reserve(): Promise<void> {}
+  reserve(offset: number, length: number): Promise<void> {
+    return this.#file.disk.reserve(offset, length);
+  }
   async identity(): Promise<DiskIdentity> {
     return { inode: this.#file.inode, size: this.size, modifiedNs: this.#file.modifiedNs };
   }
@@ -86,6 +88,8 @@ export class MemoryFiles implements FileSystem {
   readonly #directories = new Set<string>();
   readonly #locks = new Set<string>();
   #inodes = 0;
+  /** What `freeSize` answers, in bytes. */
+  free = Number.MAX_SAFE_INTEGER;
   /** Called before each operation on a path; throw to fail it. */
   hook: ((operation: string, path: string) => void) | undefined;
 
@@ -175,7 +179,12 @@ export class MemoryFiles implements FileSystem {
     return [...names].sort();
   }
 
+  async freeSize(): Promise<number> {
+    return this.free;
+  }
+
   async remove(path: string): Promise<void> {
+    this.hook?.('remove', path);
     this.#files.delete(path);
     this.#directories.delete(path);
   }

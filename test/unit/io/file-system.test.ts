@@ -81,6 +81,9 @@ describe('files and directories', () => {
     expect(await files.exists(join(folder, 'b'))).toBe('file');
     expect(await files.exists('/dev/null')).toBe('other');
     expect(await files.exists(join(folder, 'c'))).toBeUndefined();
+    const { bavail, bsize } = fs.statfsSync(folder);
+    expect(Math.abs((await files.freeSize(folder)) - bavail * bsize)).toBeLessThan(2 ** 40);
+    await expect(files.freeSize(join(folder, 'c'))).rejects.toMatchObject({ code: 'disk-unreadable' });
     await files.remove(join(folder, 'a'));
     await files.remove(join(folder, 'b'));
     await files.remove(join(folder, 'c'));

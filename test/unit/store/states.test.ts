@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { sameIdentity } from '../../../src/store/identity.ts';
+import { sameIdentity, sameInode } from '../../../src/store/identity.ts';
 import { MIRROR_STATE, type MirrorState } from '../../../src/store/mirror-state.ts';
 import {
   decodePrimaryState,
@@ -12,7 +12,7 @@ import {
   runsUpTo,
 } from '../../../src/store/primary-state.ts';
 import { SLOT_HEADER_SIZE, SLOT_SIZE } from '../../../src/store/record-file.ts';
-import { createStateFile, openStateFile } from '../../../src/store/state-file.ts';
+import { createStateFile, openStateFile, readStateFile } from '../../../src/store/state-file.ts';
 import { MemoryFiles } from '../../support/memory-files.ts';
 
 const corrupt = expect.objectContaining({ code: 'state-corrupt' });
@@ -48,6 +48,8 @@ const mirrorState: fc.Arbitrary<MirrorState> = fc.record({
   seeded: fc.boolean(),
   recordedAtMs: count,
   identity,
+  mapVersion: count,
+  commitCount: count,
 });
 
 function filled(byte: number): Buffer {
@@ -161,6 +163,8 @@ describe('the state of a mirror', () => {
     seeded: true,
     recordedAtMs: 0x0c0d,
     identity: ID,
+    mapVersion: 0x1718,
+    commitCount: 0x191a,
   };
 
   it('has these very bytes', () => {
@@ -178,10 +182,12 @@ describe('the state of a mirror', () => {
         '0d0c000000000000' +
         '4030201000000000' +
         '8877665544332211' +
+        '1817000000000000' +
+        '1a19000000000000' +
         '0400' +
         '383a3432',
     );
-    expect(MIRROR_STATE.encode(state).length).toBe(142);
+    expect(MIRROR_STATE.encode(state).length).toBe(158);
   });
 
   it('comes back from its bytes', () => {
@@ -198,7 +204,7 @@ describe('the state of a mirror', () => {
       expect(() => MIRROR_STATE.decode(bytes.subarray(0, length))).toThrow(corrupt);
     }
     expect(() => MIRROR_STATE.decode(Buffer.concat([bytes, Buffer.alloc(1)]))).toThrow(corrupt);
-    for (const offset of [64, 72, 96, 112, 120]) {
+    for (const offset of [64, 72, 96, 112, 120, 136, 144]) {
       const spoiled = Buffer.from(bytes);
       spoiled.writeBigUInt64LE(2n ** 53n, offset);
       expect(() => MIRROR_STATE.decode(spoiled)).toThrow(corrupt);
@@ -207,6 +213,19 @@ describe('the state of a mirror', () => {
 });
 
 describe('a state file', () => {
+  it('can be read without being opened for writing, and is not made by that', async () => {
+    const files = new MemoryFiles();
+    expect(await readStateFile(files, MIRROR_STATE, '/mirror')).toBeUndefined();
+    const state = MIRROR_STATE.decode(MIRROR_STATE.encode(fc.sample(mirrorState, { numRuns: 1, seed: 1 })[0]!));
+    const file = await createStateFile(files, MIRROR_STATE, '/mirror', state);
+    await file.write({ ...state, checkpoint: 77 });
+    await file.close();
+    expect(await readStateFile(files, MIRROR_STATE, '/mirror')).toEqual({ ...state, checkpoint: 77 });
+    expect(files.openCount).toBe(0);
+    files.put('/mirror', Buffer.alloc(8192));
+    await expect(readStateFile(files, MIRROR_STATE, '/mirror')).rejects.toEqual(corrupt);
+  });
+
   it('keeps its former state when a write fails', async () => {
     const files = new MemoryFiles();
     const state = MIRROR_STATE.decode(MIRROR_STATE.encode(fc.sample(mirrorState, { numRuns: 1, seed: 1 })[0]!));
@@ -220,6 +239,12 @@ describe('a state file', () => {
 });
 
 describe('the identity of a disk', () => {
+  it('names the same file whatever number its device has, and another file by its inode', () => {
+    expect(sameInode('8:42', '253:42')).toBe(true);
+    expect(sameInode('8:42', '8:43')).toBe(false);
+    expect(sameInode('8:42', '')).toBe(false);
+  });
+
   it('is the same only when inode, size and time of modification are', () => {
     expect(sameIdentity(ID, { ...ID })).toBe(true);
     expect(sameIdentity(ID, { ...ID, inode: '8:43' })).toBe(false);
