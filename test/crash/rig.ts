@@ -2,7 +2,7 @@
 import { onTestFailed, onTestFinished } from 'vitest';
 import { MIB } from '../../src/base/units.ts';
 import type { MirrorLinkStatus } from '../../src/primary/status.ts';
-import { type Daemon, until } from '../support/daemon.ts';
+import { type Daemon, type ProcessOptions, until } from '../support/daemon.ts';
 import { FioLoad } from '../support/fio.ts';
 import { LinkProxy } from '../support/link-proxy.ts';
 import { Noise } from '../support/noise.ts';
@@ -32,6 +32,11 @@ export interface RigOptions {
   readonly size?: number;
   /** More arguments of `nbdtwin serve`. */
   readonly serve?: readonly string[];
+  /** More arguments of `nbdtwin mirror`. */
+  readonly mirror?: readonly string[];
+  /** A disk and a mirror's directory that exist. */
+  readonly disk?: string;
+  readonly images?: string;
 }
 
 export interface Load {
@@ -51,13 +56,19 @@ export class Rig {
     this.proxy = proxy;
   }
 
-  /** Both sides run and are in step. */
-  static async inStep(options: RigOptions = {}): Promise<Rig> {
-    const twin = new Twin({ size: options.size ?? DISK_SIZE, socket: true, serve: options.serve ?? [] });
+  /** Nothing runs yet but the link. */
+  static async stopped(options: RigOptions = {}): Promise<Rig> {
+    const twin = new Twin({ size: DISK_SIZE, ...options, socket: true });
     const proxy = await LinkProxy.open(() => twin.mirror.address.port);
     onTestFinished(() => proxy.close());
     const rig = new Rig(twin, proxy);
     onTestFailed(() => rig.#tell());
+    return rig;
+  }
+
+  /** Both sides run and are in step. */
+  static async inStep(options: RigOptions = {}): Promise<Rig> {
+    const rig = await Rig.stopped(options);
     await rig.startMirror();
     await rig.startPrimary();
     await rig.expectIdentical();
@@ -77,13 +88,13 @@ export class Rig {
     return this.twin.mirror;
   }
 
-  async startMirror(): Promise<Daemon> {
-    this.#daemons.push(await this.twin.startMirror());
+  async startMirror(options: ProcessOptions = {}): Promise<Daemon> {
+    this.#daemons.push(await this.twin.startMirror('127.0.0.1:0', options));
     return this.mirror;
   }
 
-  async startPrimary(): Promise<Daemon> {
-    this.#daemons.push(await this.twin.startPrimary(`127.0.0.1:${this.proxy.port}`));
+  async startPrimary(options: ProcessOptions = {}): Promise<Daemon> {
+    this.#daemons.push(await this.twin.startPrimary(`127.0.0.1:${this.proxy.port}`, options));
     return this.primary;
   }
 

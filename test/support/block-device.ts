@@ -66,9 +66,8 @@ export class BlockDevice {
     return new BlockDevice(path, folder, undo);
   }
 
-  /** Mounts it; the path of the mount point. */
-  async mount(options: readonly string[] = []): Promise<string> {
-    const point = join(this.#folder, 'mounted');
+  /** Mounts it; the path of the mount point, which is one of its own unless given. */
+  async mount(options: readonly string[] = [], point = join(this.#folder, 'mounted')): Promise<string> {
     mkdirSync(point, { recursive: true });
     await runProgram('mount', [...options, this.path, point]);
     this.#undo.push(() => runProgram('umount', [point]));

@@ -19,6 +19,8 @@ export interface TwinOptions {
   readonly socket?: boolean;
   /** A disk that exists, to be served in place of a new file. */
   readonly disk?: string;
+  /** A directory that exists, for the mirror in place of a new one. */
+  readonly images?: string;
 }
 
 /**
@@ -43,12 +45,12 @@ export class Twin {
     this.#options = options;
     this.folder = temporaryFolder();
     this.disk = options.disk ?? join(this.folder, 'disk.img');
-    this.images = join(this.folder, 'images');
+    this.images = options.images ?? join(this.folder, 'images');
     this.image = join(this.images, 'disk.img');
     this.secret = join(this.folder, 'secret');
     this.socket = join(this.folder, 'nbd.sock');
     writeFileSync(this.secret, SECRET_LINE, { mode: 0o600 });
-    mkdirSync(this.images);
+    if (options.images === undefined) mkdirSync(this.images);
     if (options.disk !== undefined) return;
     writeFileSync(this.disk, '');
     truncateSync(this.disk, options.size ?? 16 * MIB);
