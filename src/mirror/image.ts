@@ -118,7 +118,7 @@ export class MirrorImage {
       recordedAtMs: world.clock.wallMs(),
       identity: { inode: '', size: hello.size, modifiedNs: 0n },
       mapVersion: 0,
-      commitCount: 0,
+      copiedId: NO_ID,
     });
     let disk: Disk | undefined;
     try {

@@ -25,9 +25,9 @@
  * | 120    | 8    | size of the image in bytes, at the clean stop                  |
  * | 128    | 8    | modification time of the image, ns, at the clean stop          |
  * | 136    | 8    | version of the primary's dirty map last seen                   |
- * | 144    | 8    | number of staged runs that were copied into the image          |
- * | 152    | 2    | length of the inode text                                       |
- * | 154    | n    | inode text of the image, ASCII, at most 64 bytes               |
+ * | 144    | 16   | id of the staged run that was copied last, zero without one    |
+ * | 160    | 2    | length of the inode text                                       |
+ * | 162    | n    | inode text of the image, ASCII, at most 64 bytes               |
  */
 import { assert } from '../base/assert.ts';
 import { getUint64, ID_SIZE, putUint64 } from '../base/bytes.ts';
@@ -53,14 +53,14 @@ export interface MirrorState {
   readonly identity: DiskIdentity;
   /** Never goes down, but for a comparison of everything that is complete. */
   readonly mapVersion: number;
-  /** Staged runs that were copied into the image: tells one that has been from one that is to be. */
-  readonly commitCount: number;
+  /** The staged run that was copied last: where it is still there it is not copied again. */
+  readonly copiedId: Buffer;
 }
 
 const FLAG_CONSISTENT = 1;
 const FLAG_CLEAN = 2;
 const FLAG_SEEDED = 4;
-const FIXED_SIZE = 154;
+const FIXED_SIZE = 162;
 
 function encode(state: MirrorState): Buffer {
   assert(state.identity.inode.length <= INODE_TEXT_SIZE_MAX, 'inode text length');
@@ -80,8 +80,8 @@ function encode(state: MirrorState): Buffer {
   putUint64(content, 120, state.identity.size);
   content.writeBigUInt64LE(state.identity.modifiedNs, 128);
   putUint64(content, 136, state.mapVersion);
-  putUint64(content, 144, state.commitCount);
-  content.writeUInt16LE(state.identity.inode.length, 152);
+  state.copiedId.copy(content, 144);
+  content.writeUInt16LE(state.identity.inode.length, 160);
   content.write(state.identity.inode, FIXED_SIZE, 'ascii');
   return content;
 }
@@ -94,16 +94,14 @@ function decode(content: Buffer): MirrorState {
   const recordedAtMs = getUint64(content, 112);
   const size = getUint64(content, 120);
   const mapVersion = getUint64(content, 136);
-  const commitCount = getUint64(content, 144);
-  const inodeLength = content.readUInt16LE(152);
+  const inodeLength = content.readUInt16LE(160);
   if (
     recorded === undefined ||
     checkpoint === undefined ||
     parentSequence === undefined ||
     recordedAtMs === undefined ||
     size === undefined ||
-    mapVersion === undefined ||
-    commitCount === undefined
+    mapVersion === undefined
   ) {
     throw new Failure('state-corrupt', 'the mirror’s state has impossible values');
   }
@@ -125,7 +123,7 @@ function decode(content: Buffer): MirrorState {
     seeded: (flags & FLAG_SEEDED) !== 0,
     recordedAtMs,
     mapVersion,
-    commitCount,
+    copiedId: content.subarray(144, 144 + ID_SIZE),
     identity: {
       size,
       modifiedNs: content.readBigUInt64LE(128),
