@@ -121,8 +121,8 @@ export class Overlay {
     return this.#map.next(offset);
   }
 
-  /** All ranges, in order. */
-  ranges(): OverlayRange[] {
+  /** All ranges, in order. Nothing may be written while it is gone through. */
+  ranges(): IterableIterator<OverlayRange> {
     return this.#map.all();
   }
 

@@ -124,18 +124,16 @@ export class RangeMap {
   }
 
   /** All ranges, in order. */
-  all(): OverlayRange[] {
-    const ranges: OverlayRange[] = [];
+  *all(): IterableIterator<OverlayRange> {
     let range = this.#ranges.firstEndingAfter(0);
     for (; range !== undefined; range = this.#ranges.firstEndingAfter(range.end)) {
-      ranges.push(cut(range, range.start, range.end));
+      yield cut(range, range.start, range.end);
     }
-    return ranges;
   }
 
   /** See Overlay.takeChanges. */
   takeChanges(): OverlayRange[] {
-    const taken = this.#allChanged ? this.all() : this.#changed();
+    const taken = this.#allChanged ? [...this.all()] : this.#changed();
     this.forgetChanges();
     return taken;
   }

@@ -102,7 +102,7 @@ describe('overlay', () => {
 
         const expected = model.ranges();
         for (const each of [overlay, replayed]) {
-          expect(each.ranges()).toEqual(expected);
+          expect([...each.ranges()]).toEqual(expected);
           expect(each.rangeCount).toBe(expected.length);
           expect(each.dataSize).toBe(model.kinds.filter((kind) => kind === 1).length);
           expect(each.coveredSize).toBe(model.kinds.filter((kind) => kind !== 0).length);
@@ -136,7 +136,7 @@ describe('overlay', () => {
     expect(isFailure(failure, 'staging-full')).toBe(true);
     expect((failure as Failure).message).toContain(`${8000 + 4096} bytes`);
     expect(file.content().equals(before)).toBe(true);
-    expect(overlay.ranges()).toEqual([{ offset: 0, length: 8192, zero: false }]);
+    expect([...overlay.ranges()]).toEqual([{ offset: 0, length: 8192, zero: false }]);
     // What lies there already may be written again.
     await overlay.write(4096, pattern(4096, 3));
   });

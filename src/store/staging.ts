@@ -1,0 +1,330 @@
+/**
+ * One staged run of a mirror: `NAME.img.twin/staging/`, with the file `data`, in which the bytes of an overlay lie, and
+ * `log`, which says which of them count (staging-log.ts). The log alone decides: without it there is no staged run.
+ *
+ * The life of a run: `create`; writes to `overlay`, now and then `sync`; `commit`; its owner reserves space, copies the
+ * overlay into the image, syncs the image and records the position; `remove`. Or `remove` before the commit.
+ *
+ * What survives a crash, as `open` finds it:
+ * - the ranges of the last `sync` that returned, or of one that was under way, with that position. Bytes rewritten since
+ *   then are the old ones, the new ones or a mixture: whoever goes on must write again what came after the position;
+ * - after `commit` has returned: the commit record and every byte. While it is under way: this or the above;
+ * - once `remove` has returned: nothing. Until it has, all of the above.
+ *
+ * Invariants:
+ * - the log names only ranges whose data was synced before;
+ * - a committed log does not change any more;
+ * - after a failure in `sync` or `commit` the object is spoiled: pages may be lost, or the commit record may be durable
+ *   though it was not said so. Then it can be removed, or closed and opened again: what is opened was read from the medium.
+ *
+ * What its owner must keep to:
+ * - not a byte of the image changes from `create` on until `commit` has returned or `remove` has: a run that is still
+ *   there would be resumed, or copied, over an image that it knows nothing of. This holds when `remove` has failed, too;
+ * - between `commit` and the first byte of the copy the owner's own state should say, durably, that it commits. Found
+ *   so at a start without a committed run here, the image is half new (somebody has deleted this directory);
+ * - a committed run found at a start is copied (again) unless its `commitCount` is recorded already: then all is done,
+ *   and it is removed without being copied.
+ *
+ * Rejected: the commit record as one more entry of the log (a log spoiled in front of it would look like a run that did
+ * not complete); removing data before the log (what is left would look like a run).
+ */
+import { assert } from '../base/assert.ts';
+import { Failure, isFailure } from '../base/failure.ts';
+import { alignUp, KIB, MIB } from '../base/units.ts';
+import type { Disk, FileSystem } from '../io/disk.ts';
+import { Overlay, RANGES_MAX } from './overlay.ts';
+import {
+  batchSize,
+  type Chained,
+  type CommitRecord,
+  type DecodedLog,
+  decodeLog,
+  ENTRY_SIZE,
+  encodeBatch,
+  encodeCommit,
+  encodeHeader,
+  type LogHeader,
+  type StagedPosition,
+  type StagingBase,
+} from './staging-log.ts';
+
+const LOG_NAME = 'log';
+const DATA_NAME = 'data';
+/** A log is rewritten when it is larger than this and than so many times what its live ranges take. */
+const LOG_SIZE_LOW = 256 * KIB;
+const LOG_FACTOR = 4;
+/** More than a log can become: ranges without number are refused by the overlay. */
+const LOG_SIZE_MAX = LOG_FACTOR * RANGES_MAX * ENTRY_SIZE + MIB;
+/** The log's file grows in such steps. */
+const LOG_STEP_SIZE = 64 * KIB;
+
+export class Staging {
+  readonly id: Buffer;
+  readonly base: StagingBase;
+  /** Bytes of the disk: the image is at most as large, and becomes so with the copy. */
+  readonly size: number;
+  readonly overlay: Overlay;
+  readonly #files: FileSystem;
+  readonly #directory: string;
+  readonly #data: Disk;
+  readonly #header: LogHeader;
+  #log: Disk;
+  /** Bytes of the log that count, and the CRC with which the next batch begins. */
+  #logEnd: number;
+  #logCrc: number;
+  #position: StagedPosition;
+  #committed: CommitRecord | undefined;
+  #spoiled: Failure | undefined;
+  #busy = false;
+
+  private constructor(
+    files: FileSystem,
+    directory: string,
+    opened: { readonly data: Disk; readonly log: Disk; readonly overlay: Overlay },
+    contents: DecodedLog,
+  ) {
+    this.#files = files;
+    this.#directory = directory;
+    this.#data = opened.data;
+    this.#log = opened.log;
+    this.overlay = opened.overlay;
+    this.#header = { id: contents.id, base: contents.base, size: contents.size };
+    this.id = contents.id;
+    this.base = contents.base;
+    this.size = contents.size;
+    this.#logEnd = contents.end;
+    this.#logCrc = contents.crc;
+    this.#position = contents.batches.at(-1)?.position ?? { sequence: 0, checkpoint: 0 };
+    this.#committed = contents.committed;
+  }
+
+  /**
+   * Begins an empty run; removes one that is there. Durable on return, but worth nothing before the first `sync`.
+   * `size`: bytes of the disk; `sizeMax`: bytes that the run may take.
+   * Failures: `state-unwritable`, `no-space`, `io-error`: nothing, or an empty run, is there then.
+   */
+  static async create(
+    files: FileSystem,
+    directory: string,
+    id: Buffer,
+    size: number,
+    sizeMax: number,
+    base: StagingBase,
+  ): Promise<Staging> {
+    await files.makeDirectory(directory);
+    await removeFiles(files, directory);
+    const header: LogHeader = {
+      id: Buffer.from(id),
+      base: { run: Buffer.from(base.run), sequence: base.sequence },
+      size,
+    };
+    const data = await files.openState(`${directory}/${DATA_NAME}`);
+    try {
+      await data.resize(size);
+      await data.sync();
+      const { bytes, crc } = encodeHeader(header, 'STGO');
+      // Makes the name of the data file durable as well: it is the same directory.
+      await files.replaceFile(`${directory}/${LOG_NAME}`, bytes);
+      const log = await files.openState(`${directory}/${LOG_NAME}`);
+      const contents = { ...header, batches: [], committed: undefined, end: bytes.length, crc };
+      return new Staging(files, directory, { data, log, overlay: new Overlay(data, sizeMax) }, contents);
+    } catch (error) {
+      await data.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Opens the run that is there, as it was at its last `sync` or `commit`. Undefined when there is none, or one that is
+   * uncommitted and of no use, which is removed: without any position, for a smaller disk, or with its data gone.
+   * `size`: bytes of the image. Data is read from the medium afterwards, whatever a failed sync had left in the cache.
+   * Failures: `state-corrupt` when the log is damaged in its header, or is committed and damaged, or is committed and
+   * does not fit the image or its data: the image may be half new; and those of the disk.
+   */
+  static async open(files: FileSystem, directory: string, size: number, sizeMax: number): Promise<Staging | undefined> {
+    const contents = await readLog(files, `${directory}/${LOG_NAME}`);
+    if (contents === undefined) {
+      // Data without a log is what an interrupted removal leaves.
+      if ((await files.exists(directory)) === 'directory') await removeFiles(files, directory);
+      return undefined;
+    }
+    const data = await files.openState(`${directory}/${DATA_NAME}`);
+    let log: Disk | undefined;
+    try {
+      const fits = contents.size >= size && data.size === contents.size;
+      if (contents.committed === undefined && (!fits || contents.batches.length === 0)) {
+        await data.close();
+        await removeFiles(files, directory);
+        return undefined;
+      }
+      if (!fits) {
+        throw new Failure(
+          'state-corrupt',
+          `the committed run in ${directory} is of ${contents.size} bytes with ${data.size} of data, the image has ${size}`,
+        );
+      }
+      log = await files.openState(`${directory}/${LOG_NAME}`);
+      const overlay = await restored(data, log, contents, sizeMax);
+      return new Staging(files, directory, { data, log, overlay }, contents);
+    } catch (error) {
+      await data.close();
+      await log?.close();
+      throw error;
+    }
+  }
+
+  /** Removes what is there without looking at it, as `remove` does. */
+  static async discard(files: FileSystem, directory: string): Promise<void> {
+    if ((await files.exists(directory)) === 'directory') await removeFiles(files, directory);
+  }
+
+  /** The last durable position; both zero before the first `sync`. */
+  get position(): StagedPosition {
+    return this.#position;
+  }
+
+  /** Set when the run is durably complete: every byte is there and waits to be copied. */
+  get committed(): CommitRecord | undefined {
+    return this.#committed;
+  }
+
+  /** Set after a failure in `sync` or `commit`: nothing but `close` and `remove` may be called. */
+  get spoiled(): Failure | undefined {
+    return this.#spoiled;
+  }
+
+  /**
+   * Makes durable what has been written to the overlay before the call, then writes down that the view is at
+   * `position`: durable on return. Writes may go on meanwhile; calls come one at a time.
+   * Failures: `no-space`, `io-error`, `state-unwritable`; spoiled afterwards.
+   */
+  sync(position: StagedPosition): Promise<void> {
+    return this.#step(async () => {
+      // Before the data is synced: what comes later is not known to be on the medium when the batch says so.
+      const changes = this.overlay.takeChanges();
+      const liveSize = this.overlay.rangeCount * ENTRY_SIZE;
+      const appendedSize = this.#logEnd + batchSize(changes.length);
+      if (appendedSize > Math.max(LOG_SIZE_LOW, LOG_FACTOR * liveSize)) {
+        const whole = this.#encodeWhole('STGO', position);
+        await this.#data.sync();
+        await this.#replaceLog(whole.bytes);
+        this.#logEnd = whole.bytes.length;
+        this.#logCrc = whole.crc;
+      } else {
+        const batch = encodeBatch(position, changes.length, changes, this.#logCrc);
+        await this.#data.sync();
+        await this.#append(batch);
+      }
+      this.#position = position;
+    });
+  }
+
+  /**
+   * Makes the run complete: all data durable, then the record, durable on return. Nothing may be written to the overlay
+   * from the call on. The buffers of the record are kept.
+   * Failures: as of `sync`; spoiled afterwards. The record may be durable all the same: no byte of the image may change
+   * before this was removed, or opened again to see.
+   */
+  commit(record: CommitRecord): Promise<void> {
+    return this.#step(async () => {
+      const position = { sequence: record.sequence, checkpoint: record.checkpoint };
+      const whole = this.#encodeWhole('STGC', position);
+      const log = Buffer.concat([whole.bytes, encodeCommit(record, whole.crc)]);
+      await this.#data.sync();
+      await this.#replaceLog(log);
+      this.#position = position;
+      this.#committed = record;
+    });
+  }
+
+  /**
+   * Closes and removes the files; durable on return. A crash meanwhile leaves the run as it was, or none. No call may be
+   * under way. Failures: `state-unwritable`: the run may still be there, call again.
+   */
+  async remove(): Promise<void> {
+    await this.close();
+    await removeFiles(this.#files, this.#directory);
+  }
+
+  /** Lets go of the files; what is there stays, as of the last `sync`. Idempotent. */
+  async close(): Promise<void> {
+    assert(!this.#busy, 'nothing is under way in a staged run that is closed');
+    await this.#data.close();
+    await this.#log.close();
+  }
+
+  async #step(work: () => Promise<void>): Promise<void> {
+    if (this.#spoiled !== undefined) throw this.#spoiled;
+    assert(!this.#busy, 'steps of a staged run come one at a time');
+    assert(this.#committed === undefined, 'a committed run does not change');
+    this.#busy = true;
+    try {
+      await work();
+    } catch (error) {
+      if (isFailure(error)) this.#spoiled = error;
+      throw error;
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /** Header and one batch with every range there is. */
+  #encodeWhole(kind: 'STGO' | 'STGC', position: StagedPosition): Chained {
+    const header = encodeHeader(this.#header, kind);
+    const batch = encodeBatch(position, this.overlay.rangeCount, this.overlay.ranges(), header.crc);
+    return { bytes: Buffer.concat([header.bytes, batch.bytes]), crc: batch.crc };
+  }
+
+  async #append(batch: Chained): Promise<void> {
+    const end = this.#logEnd + batch.bytes.length;
+    if (end > this.#log.size) await this.#log.resize(alignUp(end, LOG_STEP_SIZE));
+    await this.#log.write(batch.bytes, this.#logEnd);
+    await this.#log.sync();
+    this.#logEnd = end;
+    this.#logCrc = batch.crc;
+  }
+
+  async #replaceLog(bytes: Buffer): Promise<void> {
+    const path = `${this.#directory}/${LOG_NAME}`;
+    await this.#files.replaceFile(path, bytes);
+    const before = this.#log;
+    this.#log = await this.#files.openState(path);
+    await before.close();
+  }
+}
+
+/** What the log says; undefined when there is none. */
+async function readLog(files: FileSystem, path: string): Promise<DecodedLog | undefined> {
+  let bytes: Buffer | undefined;
+  try {
+    bytes = await files.readFile(path, LOG_SIZE_MAX);
+  } catch (error) {
+    if (!isFailure(error, 'overflow')) throw error;
+    throw new Failure('state-corrupt', `the log of the staged run is too large: ${path}`, { cause: error });
+  }
+  return bytes === undefined ? undefined : decodeLog(bytes, path);
+}
+
+/** The overlay that a log describes, read from the medium; the log without what does not count. */
+async function restored(data: Disk, log: Disk, contents: DecodedLog, sizeMax: number): Promise<Overlay> {
+  // A failed sync, before this process or in it, has left pages in the cache that the medium does not hold.
+  await data.sync();
+  await data.dropCache();
+  const overlay = new Overlay(data, sizeMax);
+  for (const { ranges } of contents.batches) for (const range of ranges) overlay.restore(range);
+  if (contents.committed !== undefined) return overlay;
+  // What a crash has torn off must not stand behind the batches to come.
+  await log.resize(contents.end);
+  await log.sync();
+  await overlay.reclaim();
+  return overlay;
+}
+
+/** The log first: with it goes the run, in one step, and whatever else is left means nothing. */
+async function removeFiles(files: FileSystem, directory: string): Promise<void> {
+  await files.remove(`${directory}/${LOG_NAME}`);
+  await files.syncDirectory(directory);
+  const names = await files.list(directory);
+  for (const name of names) await files.remove(`${directory}/${name}`);
+  if (names.length > 0) await files.syncDirectory(directory);
+}
