@@ -22,8 +22,9 @@
  *   there would be resumed, or copied, over an image that it knows nothing of. This holds when `remove` has failed, too;
  * - between `commit` and the first byte of the copy the owner's own state should say, durably, that it commits. Found
  *   so at a start without a committed run here, the image is half new (somebody has deleted this directory);
- * - a committed run found at a start is copied (again) unless its `commitCount` is recorded already: then all is done,
- *   and it is removed without being copied.
+ * - a committed run found at a start is copied (again), unless the owner's state says, in the same record as the new
+ *   position, that the run of that id has been: then it is removed without being copied. Hence an id is never used for
+ *   two runs: one that has been copied must not be begun again, empty.
  *
  * Rejected: the commit record as one more entry of the log (a log spoiled in front of it would look like a run that did
  * not complete); removing data before the log (what is left would look like a run).
