@@ -7,3 +7,13 @@
  */
 export const MODES = ['async', 'flush', 'sync'] as const;
 export type Mode = (typeof MODES)[number];
+
+/**
+ * What becomes of requests that need a mirror when it has been away for too long.
+ *
+ * - `continue`: they are answered without it, as in `async`, until it is back and has everything.
+ * - `stall`: they wait until it is back.
+ * - `fail`: they fail until it is back.
+ */
+export const MIRROR_LOSSES = ['continue', 'stall', 'fail'] as const;
+export type OnMirrorLoss = (typeof MIRROR_LOSSES)[number];

@@ -59,17 +59,17 @@ export class Ledger {
     this.#started = true;
   }
 
-  /** A write has taken effect; the buffer stays as it is for good. */
-  wrote(offset: number, data: Uint8Array, barrier: boolean): void {
+  /** A write has taken effect; the buffer stays as it is for good. Returns its sequence. */
+  wrote(offset: number, data: Uint8Array, barrier: boolean): number {
     this.#counts.writes += 1;
     this.#bytesWritten += data.length;
-    this.#append(FrameType.WRITE, offset, data.length, data, barrier);
+    return this.#append(FrameType.WRITE, offset, data.length, data, barrier);
   }
 
-  /** A range has become zeroes, by command or by trim. */
-  zeroed(offset: number, length: number, barrier: boolean, by: 'zeroes' | 'trims'): void {
+  /** A range has become zeroes, by command or by trim. Returns the sequence of that. */
+  zeroed(offset: number, length: number, barrier: boolean, by: 'zeroes' | 'trims'): number {
     this.#counts[by] += 1;
-    this.#append(FrameType.ZERO, offset, length, undefined, barrier);
+    return this.#append(FrameType.ZERO, offset, length, undefined, barrier);
   }
 
   /** A flush was asked for: everything answered so far ends an epoch. */
@@ -109,10 +109,11 @@ export class Ledger {
     return toExtents(ranges, offset, end, countMax);
   }
 
-  #append(type: OperationType, offset: number, length: number, data: Uint8Array | undefined, barrier: boolean): void {
+  #append(type: OperationType, offset: number, length: number, data: Uint8Array | undefined, barrier: boolean): number {
     assert(this.#started, 'the run is durable before its first mutation');
     this.#sequence += 1;
     for (const replica of this.#replicas) replica.append(type, this.#sequence, offset, length, data, barrier);
+    return this.#sequence;
   }
 }
 

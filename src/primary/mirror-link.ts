@@ -29,6 +29,7 @@ import {
 } from '../link/messages.ts';
 import type { LinkTls } from '../secure/tls.ts';
 import { admission } from './admission.ts';
+import type { Agreement } from './agreement.ts';
 import type { CheckpointNumbers } from './checkpoints.ts';
 import { type Decision, decide, type Own } from './decide.ts';
 import { KeyRenewal } from './key-renewal.ts';
@@ -76,6 +77,7 @@ export class MirrorLink {
   readonly #local: LocalDisk;
   readonly #numbers: CheckpointNumbers;
   readonly #ledger: Ledger;
+  readonly #agreement: Agreement;
   readonly #retry: RetryTiming;
   readonly #backoff: Backoff;
   #own: Own;
@@ -105,6 +107,7 @@ export class MirrorLink {
     local: LocalDisk,
     numbers: CheckpointNumbers,
     ledger: Ledger,
+    agreement: Agreement,
   ) {
     this.#world = world;
     this.#log = log.child({ mirror: formatAddress(settings.address) });
@@ -114,6 +117,7 @@ export class MirrorLink {
     this.#local = local;
     this.#numbers = numbers;
     this.#ledger = ledger;
+    this.#agreement = agreement;
     this.#retry = settings.retry ?? DEFAULT_RETRY;
     this.#backoff = new Backoff(this.#retry.firstMs, this.#retry.lastMs, () => world.random.uniform());
     this.#stateMs = world.clock.nowMs();
@@ -162,6 +166,8 @@ export class MirrorLink {
       stateAgeMs: nowMs - this.#stateMs,
       replicaId: this.#replicaId,
       problem: this.#problem?.problem,
+      mode: this.#agreement.mode,
+      agreement: this.#agreement.status,
       ...positions,
       lag: { operations: this.#replica.sequence - positions.applied, ...this.#replica.lag },
       window: { used: window.usedSize, limit: window.limit },
@@ -233,6 +239,7 @@ export class MirrorLink {
       if (this.#session !== undefined) this.#positions = this.#session.positions;
       this.#session = undefined;
       this.#channel = undefined;
+      this.#agreement.counts(false);
       this.#wireSent += channel.bytesSent;
       this.#wireReceived += channel.bytesReceived;
       if (!channel.ended) channel.close();
@@ -261,7 +268,7 @@ export class MirrorLink {
       encodeHello({
         versionMin: VERSION_MIN,
         versionMax: VERSION_MAX,
-        mode: 'async',
+        mode: this.#agreement.mode,
         volumeId: settings.volumeId,
         generation: own.generation,
         run: own.run,
@@ -298,6 +305,7 @@ export class MirrorLink {
           this.#replica.rescanned();
           this.#log.info(progress, 'the rescan is complete: the mirror is in step');
         },
+        acknowledged: ({ applied, durable }) => this.#agreement.acknowledged(applied, durable),
       },
     );
     return { session, first, scope };
@@ -380,6 +388,7 @@ export class MirrorLink {
     this.#log.debug({ from: this.#state, to: next }, 'state');
     this.#state = next;
     this.#stateMs = this.#world.clock.nowMs();
+    this.#agreement.counts(next === 'catch-up' || next === 'streaming');
   }
 
   async #pause(waitMs: number): Promise<void> {

@@ -15,6 +15,7 @@ import { sameIdentity } from '../store/identity.ts';
 import { PRIMARY_STATE, type PrimaryState, primaryStatePath, runsUpTo } from '../store/primary-state.ts';
 import { createStateFile, openStateFile, type StateFile } from '../store/state-file.ts';
 import { RangeLock } from '../volume/range-lock.ts';
+import { Agreement, ASYNC } from './agreement.ts';
 import { CheckpointNumbers } from './checkpoints.ts';
 import { Ledger } from './ledger.ts';
 import type { LocalDisk } from './local-disk.ts';
@@ -104,7 +105,8 @@ function start(
     file.write({ ...file.state, run: lineage.run, earlierRuns, clean: false }),
   );
   const local: LocalDisk = { volume: options.volume, disk, lock: new RangeLock() };
-  const volume = new ReplicatingVolume(local, ledger);
+  const agreement = new Agreement(world.clock, log, options.agreement ?? ASYNC, () => ledger.sequence);
+  const volume = new ReplicatingVolume(local, ledger, agreement);
   const link = new MirrorLink(
     world,
     log,
@@ -125,6 +127,7 @@ function start(
     local,
     numbers,
     ledger,
+    agreement,
   );
   link.start();
 
@@ -145,6 +148,7 @@ function start(
     async close(drainMs) {
       await volume.idle();
       await link.stop(drainMs);
+      agreement.close();
       const vouched = await sync();
       const identity = await disk.identity();
       await options.volume.close();

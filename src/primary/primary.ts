@@ -3,6 +3,7 @@ import type { Address } from '../io/network.ts';
 import type { ChannelTiming } from '../link/channel.ts';
 import type { LinkTls } from '../secure/tls.ts';
 import type { Volume } from '../volume/volume.ts';
+import type { AgreementSettings } from './agreement.ts';
 import type { RetryTiming } from './mirror-link.ts';
 import type { PrimaryStatus, RescanProgress, VerifyReport } from './status.ts';
 
@@ -26,6 +27,8 @@ export interface PrimaryOptions {
   readonly rekeySize: number;
   /** Age of a link session before its keys are renewed. */
   readonly rekeyIntervalMs: number;
+  /** When requests are answered; `async` unless given. */
+  readonly agreement?: AgreementSettings;
   /** Compare everything at the first contact, whatever is known. */
   readonly rescanAll: boolean;
   /** Liveness of the link and pauses between attempts; for tests. */
@@ -39,6 +42,9 @@ export interface Primary {
   status(): PrimaryStatus;
   /** Compares both images while serving. Fails with `not-ready` unless in catch-up or streaming. */
   verify(onProgress: (progress: RescanProgress) => void): Promise<VerifyReport>;
-  /** Clean stop: drains what the mirror can take within `drainMs`, writes the clean flag, closes volume and state. */
+  /**
+   * Clean stop: drains what the mirror can take within `drainMs`, writes the clean flag, closes volume and state. Requests
+   * that still wait for the mirror then fail with `shutting-down`.
+   */
   close(drainMs: number): Promise<void>;
 }

@@ -8,7 +8,8 @@
  * A mutation that fails locally is answered with its error and not forwarded; what its range really holds now is read
  * back under the lock and forwarded as an operation of its own.
  *
- * Mode `async`: a client is answered as soon as the local disk has done it; the mirror never delays anyone.
+ * What the mode demands of the mirror is waited for last: nothing is locked then, the local disk has done its part, and
+ * nobody but the client waits. In `async` there is nothing to wait for.
  */
 import { isFailure } from '../base/failure.ts';
 import { InFlight } from '../base/in-flight.ts';
@@ -20,6 +21,7 @@ import {
   type WriteOptions,
   type ZeroOptions,
 } from '../volume/volume.ts';
+import type { Agreement } from './agreement.ts';
 import type { Ledger } from './ledger.ts';
 import type { LocalDisk } from './local-disk.ts';
 import { runsOfZeroes } from './runs-of-zeroes.ts';
@@ -33,13 +35,15 @@ const READ_BACK_SIZE_MAX = 64 * MIB;
 export class ReplicatingVolume implements Volume {
   readonly #local: LocalDisk;
   readonly #ledger: Ledger;
+  readonly #agreement: Agreement;
   readonly contexts: readonly string[];
-  /** Mutations from their call to their answer, repairs included. */
+  /** What is under way on this side: mutations, their repairs, and syncs. Not what waits for the mirror alone. */
   readonly #inFlight = new InFlight();
 
-  constructor(local: LocalDisk, ledger: Ledger) {
+  constructor(local: LocalDisk, ledger: Ledger, agreement: Agreement) {
     this.#local = local;
     this.#ledger = ledger;
+    this.#agreement = agreement;
     this.contexts = [...local.volume.contexts, UNREPLICATED_CONTEXT];
   }
 
@@ -58,7 +62,7 @@ export class ReplicatingVolume implements Volume {
   write(offset: number, data: Uint8Array, options: WriteOptions): void | Promise<void> {
     const fua = options.fua;
     if (!this.#ledger.started || !this.#local.lock.isFree(offset, data.length)) {
-      return this.#inFlight.during(
+      return this.#agreed(
         this.#inTurn(
           offset,
           data.length,
@@ -66,20 +70,24 @@ export class ReplicatingVolume implements Volume {
           () => this.#ledger.wrote(offset, data, fua),
           fua,
         ),
+        fua,
       );
     }
     let pending: void | Promise<void>;
     try {
       pending = this.#local.volume.write(offset, data, WITHOUT_FUA);
     } catch (error) {
-      return this.#inFlight.during(this.#inTurn(offset, data.length, () => rethrow(error), noEffect, false));
+      return this.#agreed(
+        this.#inTurn(offset, data.length, () => rethrow(error), noEffect, false),
+        false,
+      );
     }
     if (pending === undefined) {
-      this.#ledger.wrote(offset, data, fua);
-      return fua ? this.#inFlight.during(this.#local.volume.flush()) : undefined;
+      const sequence = this.#ledger.wrote(offset, data, fua);
+      return fua ? this.#durable(sequence) : this.#agreement.written(sequence);
     }
     const running = pending;
-    return this.#inFlight.during(
+    return this.#agreed(
       this.#inTurn(
         offset,
         data.length,
@@ -87,11 +95,12 @@ export class ReplicatingVolume implements Volume {
         () => this.#ledger.wrote(offset, data, fua),
         fua,
       ),
+      fua,
     );
   }
 
   zero(offset: number, length: number, options: ZeroOptions): Promise<void> {
-    return this.#inFlight.during(
+    return this.#agreed(
       this.#inTurn(
         offset,
         length,
@@ -99,6 +108,7 @@ export class ReplicatingVolume implements Volume {
         () => this.#ledger.zeroed(offset, length, options.fua, 'zeroes'),
         options.fua,
       ),
+      options.fua,
     );
   }
 
@@ -110,17 +120,16 @@ export class ReplicatingVolume implements Volume {
       async () => {
         punched = await this.#local.volume.trim(offset, length, WITHOUT_FUA);
       },
-      () => {
-        if (punched) this.#ledger.zeroed(offset, length, options.fua, 'trims');
-      },
+      // Where nothing changed there is nothing to be durable.
+      () => (punched ? this.#ledger.zeroed(offset, length, options.fua, 'trims') : undefined),
       options.fua,
     );
-    return this.#inFlight.during(done.then(() => punched));
+    return this.#agreed(done, options.fua).then(() => punched);
   }
 
   flush(): Promise<void> {
     this.#ledger.flushed();
-    return this.#inFlight.during(this.#local.volume.flush());
+    return this.#durable(this.#ledger.sequence);
   }
 
   cache(offset: number, length: number): void {
@@ -132,7 +141,7 @@ export class ReplicatingVolume implements Volume {
     return this.#local.volume.extents(context, offset, length, countMax);
   }
 
-  /** Resolves when no mutation is under way. */
+  /** Resolves when nothing is under way on this side; requests may still wait for the mirror. */
   idle(): Promise<void> {
     return this.#inFlight.idle();
   }
@@ -142,17 +151,34 @@ export class ReplicatingVolume implements Volume {
     return this.idle();
   }
 
+  /** A FLUSH or FUA whose barrier is in the stream after `sequence`: both disks sync at the same time. */
+  async #durable(sequence: number): Promise<void> {
+    await this.#inFlight.during(this.#local.volume.flush());
+    const agreed = this.#agreement.durable(sequence);
+    if (agreed !== undefined) await agreed;
+  }
+
+  /** Waits for what is done on this side, then for the mirror as far as the mode demands. */
+  async #agreed(done: Promise<number | undefined>, fua: boolean): Promise<void> {
+    const sequence = await this.#inFlight.during(done);
+    if (sequence === undefined) return;
+    const agreed = fua ? this.#agreement.durable(sequence) : this.#agreement.written(sequence);
+    if (agreed !== undefined) await agreed;
+  }
+
   /**
    * Waits for the range, mutates, and enters the outcome into the stream before the range is free again. With `fua`
-   * the range is free during the sync: others need not wait for the platter.
+   * the range is free during the sync: others need not wait for the platter. Resolves with the sequence, undefined when
+   * nothing changed.
    */
   async #inTurn(
     offset: number,
     length: number,
     mutate: () => void | Promise<void>,
-    enter: () => void,
+    enter: () => number | undefined,
     fua: boolean,
-  ): Promise<void> {
+  ): Promise<number | undefined> {
+    let sequence: number | undefined;
     const hold = this.#local.lock.acquire(offset, length);
     try {
       if (hold.ready !== undefined) await hold.ready;
@@ -165,11 +191,12 @@ export class ReplicatingVolume implements Volume {
           await this.#readBack(offset, length);
         throw error;
       }
-      enter();
+      sequence = enter();
     } finally {
       this.#local.lock.release(hold);
     }
-    if (fua) await this.#local.volume.flush();
+    if (fua && sequence !== undefined) await this.#local.volume.flush();
+    return sequence;
   }
 
   /** A mutation failed somewhere in the range, which is locked: forwards what the disk holds there now. */
@@ -199,6 +226,6 @@ function rethrow(error: unknown): never {
   throw error;
 }
 
-function noEffect(): void {
+function noEffect(): undefined {
   // The mutation failed: #inTurn never gets here.
 }

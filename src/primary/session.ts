@@ -34,6 +34,7 @@ export interface SessionSettings {
 export interface SessionEvents {
   state(event: Extract<SessionEvent, 'caught-up' | 'lagging' | 'rescan-complete'>): void;
   rescanned(progress: RescanProgress): void;
+  acknowledged(positions: Positions): void;
 }
 
 export class PrimarySession {
@@ -172,6 +173,7 @@ export class PrimarySession {
     const forward = positions.applied >= before.applied && positions.recorded >= before.recorded;
     if (!ordered || !forward) throw new Failure('frame-invalid', 'an acknowledgement of what was not sent');
     this.#positions = positions;
+    this.#events.acknowledged(positions);
     this.#settle();
     this.#judge();
   }

@@ -1,4 +1,5 @@
 /** What a primary tells about itself: `nbdtwin status`, metrics, the demonstration. Plain data, ready for JSON. */
+import type { Mode, OnMirrorLoss } from '../base/mode.ts';
 
 /** @see docs/state-machines.md */
 export type SessionState =
@@ -29,6 +30,20 @@ export interface RescanProgress {
   readonly pass: number;
 }
 
+/** @see agreement.ts */
+export type AgreementState = 'agreeing' | 'waiting' | 'degraded' | 'stalled' | 'failing';
+
+/** Whether what the mode promises holds now. */
+export interface AgreementStatus {
+  readonly state: AgreementState;
+  /** Milliseconds in this state. */
+  readonly stateAgeMs: number;
+  /** Requests that wait for the mirror. */
+  readonly waiting: number;
+  readonly mirrorTimeoutMs: number;
+  readonly onMirrorLoss: OnMirrorLoss;
+}
+
 export interface MirrorLinkStatus {
   /** host:port */
   readonly mirror: string;
@@ -39,6 +54,9 @@ export interface MirrorLinkStatus {
   readonly replicaId: string | undefined;
   /** Why the last session ended or was refused. */
   readonly problem: { readonly code: string; readonly message: string; readonly hint: string } | undefined;
+  readonly mode: Mode;
+  /** Undefined in `async`. */
+  readonly agreement: AgreementStatus | undefined;
   /** Sequences that the mirror has acknowledged in this run. */
   readonly received: number;
   readonly applied: number;

@@ -15,6 +15,8 @@ const LINK: MirrorLinkStatus = {
   stateAgeMs: 65_000,
   replicaId: '00'.repeat(16),
   problem: undefined,
+  mode: 'async',
+  agreement: undefined,
   received: 12_345,
   applied: 12_340,
   durable: 12_300,

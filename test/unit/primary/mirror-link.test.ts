@@ -6,6 +6,7 @@ import type { ByteStream } from '../../../src/io/network.ts';
 import { encodeFrame, FrameType } from '../../../src/link/frame.ts';
 import type { Mirror } from '../../../src/mirror/mirror.ts';
 import { openMirror } from '../../../src/mirror/open-mirror.ts';
+import { Agreement, ASYNC } from '../../../src/primary/agreement.ts';
 import { CheckpointNumbers } from '../../../src/primary/checkpoints.ts';
 import { Ledger } from '../../../src/primary/ledger.ts';
 import type { LocalDisk } from '../../../src/primary/local-disk.ts';
@@ -44,7 +45,8 @@ class MemoryPair {
     this.replica = new Replica(world.clock, SIZE, windowSize, 0, 0, false);
     const ledger = new Ledger([this.replica], 0, true, () => Promise.resolve());
     const local: LocalDisk = { volume: new DiskVolume(disk), disk, lock: new RangeLock() };
-    this.volume = new ReplicatingVolume(local, ledger);
+    const agreement = new Agreement(world.clock, log, ASYNC, () => ledger.sequence);
+    this.volume = new ReplicatingVolume(local, ledger, agreement);
     this.link = new MirrorLink(
       world,
       log,
@@ -72,6 +74,7 @@ class MemoryPair {
       local,
       new CheckpointNumbers(0),
       ledger,
+      agreement,
     );
     onTestFinished(async () => {
       const stopping = Promise.all([this.link.stop(0), this.mirror?.close()]);

@@ -1,8 +1,10 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Failure } from '../../../src/base/failure.ts';
+import { silentLog } from '../../../src/base/log.ts';
 import { MIB } from '../../../src/base/units.ts';
 import { FRAME_BARRIER, FrameType } from '../../../src/link/frame.ts';
+import { Agreement, type AgreementSettings, ASYNC } from '../../../src/primary/agreement.ts';
 import { Ledger } from '../../../src/primary/ledger.ts';
 import { type LocalDisk, readLocked } from '../../../src/primary/local-disk.ts';
 import { Replica } from '../../../src/primary/replica.ts';
@@ -24,18 +26,29 @@ interface Parts {
   replica: Replica;
   ledger: Ledger;
   local: LocalDisk;
+  agreement: Agreement;
+  clock: ManualClock;
   volume: ReplicatingVolume;
 }
 
 function replicating(
   size: number,
-  options: { started?: boolean; windowSize?: number; clear?: () => Promise<void> } = {},
+  options: {
+    started?: boolean;
+    windowSize?: number;
+    clear?: () => Promise<void>;
+    agreement?: Partial<AgreementSettings>;
+  } = {},
 ): Parts {
   const disk = new MemoryDisk(size);
-  const replica = new Replica(new ManualClock(), size, options.windowSize ?? 256 * MIB, 0, 0, true);
+  const clock = new ManualClock();
+  const replica = new Replica(clock, size, options.windowSize ?? 256 * MIB, 0, 0, true);
   const ledger = new Ledger([replica], 0, options.started ?? true, options.clear ?? (() => Promise.resolve()));
   const local: LocalDisk = { volume: new DiskVolume(disk), disk, lock: new RangeLock() };
-  return { disk, replica, ledger, local, volume: new ReplicatingVolume(local, ledger) };
+  const settings = { ...ASYNC, ...options.agreement };
+  const agreement = new Agreement(clock, silentLog, settings, () => ledger.sequence);
+  const volume = new ReplicatingVolume(local, ledger, agreement);
+  return { disk, replica, ledger, local, agreement, clock, volume };
 }
 
 /** Everything that entered the stream. */
