@@ -19,7 +19,10 @@ import { asMirrorFailure, type MirrorImage } from './image.ts';
 
 const BACKLOG_SIZE_MAX = 32 * MIB;
 const RECORD_INTERVAL_MS = 200;
-/** Acknowledgements that only report progress are sent at most this often; durable ones at once. */
+/**
+ * Acknowledgements that only report progress are sent at most this often; durable ones at once, and in mode `sync`, whose
+ * clients wait for them, those of what was applied too.
+ */
 const ACK_INTERVAL_MS = 5;
 
 export class MirrorSession {
@@ -34,6 +37,8 @@ export class MirrorSession {
   #recording: Promise<void> | undefined;
   #sinceRecordSize = 0;
   #ackTimer: Timer | undefined;
+  /** An acknowledgement of everything that this turn applies is about to be sent. */
+  #ackQueued = false;
   #acked = '';
   /** What ended the applier; perhaps only after the channel had ended. */
   #failure: Failure | undefined;
@@ -158,6 +163,7 @@ export class MirrorSession {
   #progressed(durable: boolean): void {
     if (this.#applier.backlogSize < BACKLOG_SIZE_MAX / 2) this.channel.resumeReading();
     if (durable) this.#ackNow();
+    else if (this.hello.mode === 'sync') this.#ackAfterTurn();
     else this.#ackSoon();
     this.#recordSoon();
   }
@@ -200,6 +206,16 @@ export class MirrorSession {
   #ackSoon(): void {
     if (this.#ackTimer !== undefined) return;
     this.#ackTimer = this.#world.clock.after(ACK_INTERVAL_MS, () => this.#ackNow());
+  }
+
+  /** One for all frames that arrived together. */
+  #ackAfterTurn(): void {
+    if (this.#ackQueued) return;
+    this.#ackQueued = true;
+    queueMicrotask(() => {
+      this.#ackQueued = false;
+      this.#ackNow();
+    });
   }
 
   #ackNow(): void {
