@@ -1,34 +1,74 @@
 /**
- * The ledger: gives every mutation its sequence at the moment of local completion, and hands it to the replicas.
+ * The ledger: lets a mutation begin, gives it its sequence at the moment of local completion, and hands it to the
+ * replicas.
  *
- * Before the first mutation of a process, and before a rescan begins, `start` makes durable that this run is under way
- * (the clean flag is cleared): whatever happens from then on, the next start knows that it was not a clean stop.
+ * A mutation is admitted when what the next start must know of it is durable:
+ * - that this run is under way (the clean flag is cleared; `start`, also before a rescan begins): so whatever happens, the
+ *   next start knows that it was not a clean stop;
+ * - that its regions may differ from the mirrors: their marks in the dirty map. As long as the mutation holds its range
+ *   and has no sequence, nobody may clear them.
+ *
+ * It also knows how much of all this a power cut here could not undo: `locallyDurable`.
  */
 import { assert } from '../base/assert.ts';
 import { FrameType } from '../link/frame.ts';
+import type { DirtyMap } from '../store/dirty-map.ts';
 import { EXTENT_UNREPLICATED, type Extent } from '../volume/volume.ts';
+import { RegionSequences } from './region-sequences.ts';
 import type { OperationType, Replica } from './replica.ts';
 
 export class Ledger {
   readonly #replicas: readonly Replica[];
   readonly #clearCleanFlag: () => Promise<void>;
+  readonly #map: DirtyMap | undefined;
+  /** When each region of the dirty map was last written; undefined without a map. */
+  readonly regionSequences: RegionSequences | undefined;
   #sequence: number;
   #starting: Promise<void> | undefined;
   #started: boolean;
   #bytesWritten = 0;
   readonly #counts = { writes: 0, zeroes: 0, trims: 0, flushes: 0 };
+  /** Nothing: what was there before this process may be in the kernel's cache alone. */
+  #locallyDurable = -1;
+  #syncFailed = false;
+  /** Times that the content of the disk changed without a sequence. */
+  #unsequencedCount = 0;
 
-  /** `started`: the clean flag is clear already, as after an unclean stop. */
-  constructor(replicas: readonly Replica[], sequence: number, started: boolean, clearCleanFlag: () => Promise<void>) {
+  /**
+   * `started`: the clean flag is clear already, as after an unclean stop. `map`: where marks are made durable; without
+   * one a mutation needs none.
+   */
+  constructor(
+    replicas: readonly Replica[],
+    sequence: number,
+    started: boolean,
+    clearCleanFlag: () => Promise<void>,
+    map?: DirtyMap,
+  ) {
     this.#replicas = replicas;
     this.#sequence = sequence;
     this.#started = started;
     this.#clearCleanFlag = clearCleanFlag;
+    this.#map = map;
+    this.regionSequences = map === undefined ? undefined : new RegionSequences(map.size, map.regionSize, sequence);
   }
 
-  /** Mutations may proceed. While false, `start` first. */
+  /** This run is durable. While false, `start` first. */
   get started(): boolean {
     return this.#started;
+  }
+
+  /**
+   * Every operation up to this sequence would survive a power cut of this host: it had taken effect when a sync that
+   * succeeded was asked for. -1: nothing is known to.
+   */
+  get locallyDurable(): number {
+    return this.#locallyDurable;
+  }
+
+  /** A sync of the local disk failed: nothing more becomes known to be durable. */
+  get syncFailed(): boolean {
+    return this.#syncFailed;
   }
 
   /** Sequence of the last operation. */
@@ -47,6 +87,34 @@ export class Ledger {
   /** Mutations and flushes so far: whether clients are active. */
   get activity(): number {
     return this.#sequence + this.#counts.flushes;
+  }
+
+  /** True when a mutation of the range may touch the disk now. */
+  admits(offset: number, length: number): boolean {
+    return this.#started && (this.#map === undefined || this.#map.covers(offset, length));
+  }
+
+  /**
+   * Makes durable what a mutation of the range needs, which must be locked: on return it is admitted. When this fails
+   * the disk must not be touched; a later call tries again. Failures: those of `start`, and `io-error`.
+   */
+  async admit(offset: number, length: number): Promise<void> {
+    await this.start();
+    await this.#map?.set(offset, length);
+  }
+
+  /** Syncs the local disk by `flush`, whose failure it passes on, and remembers what that made durable. */
+  async sync(flush: () => Promise<void>): Promise<void> {
+    const sequence = this.#sequence;
+    const unsequencedCount = this.#unsequencedCount;
+    try {
+      await flush();
+    } catch (error) {
+      this.#syncFailed = true;
+      throw error;
+    }
+    if (unsequencedCount === this.#unsequencedCount && !this.#syncFailed)
+      this.#locallyDurable = Math.max(this.#locallyDurable, sequence);
   }
 
   /** Durable on return. When it fails nothing has been mutated; a later call tries again. */
@@ -85,6 +153,10 @@ export class Ledger {
 
   /** A range whose content is no longer known and too large to read back now: a rescan will settle it. */
   uncertain(offset: number, length: number): void {
+    // Only a sync from here on covers what the range holds now, as if its last operation had been the very last.
+    this.#unsequencedCount += 1;
+    this.#locallyDurable = Math.min(this.#locallyDurable, this.#sequence - 1);
+    this.regionSequences?.note(offset, length, this.#sequence);
     for (const replica of this.#replicas) replica.uncertain(offset, length);
   }
 
@@ -111,7 +183,9 @@ export class Ledger {
 
   #append(type: OperationType, offset: number, length: number, data: Uint8Array | undefined, barrier: boolean): number {
     assert(this.#started, 'the run is durable before its first mutation');
+    assert(this.#map === undefined || this.#map.covers(offset, length), 'a region is marked before it is mutated');
     this.#sequence += 1;
+    this.regionSequences?.note(offset, length, this.#sequence);
     for (const replica of this.#replicas) replica.append(type, this.#sequence, offset, length, data, barrier);
     return this.#sequence;
   }

@@ -3,7 +3,8 @@
  *
  * A mutation holds its range from before it touches the local disk until it has its sequence and stands in the stream,
  * so overlapping mutations reach the mirror in the order in which they took effect here. One that the disk finishes at
- * once never enters the lock: nothing can come in between.
+ * once never enters the lock: nothing can come in between. While it holds its range the ledger admits it: what the next
+ * start must know of it is durable before it touches the disk, and no mark of the range is cleared.
  *
  * A mutation that fails locally is answered with its error and not forwarded; what its range really holds now is read
  * back under the lock and forwarded as an operation of its own.
@@ -61,7 +62,7 @@ export class ReplicatingVolume implements Volume {
 
   write(offset: number, data: Uint8Array, options: WriteOptions): void | Promise<void> {
     const fua = options.fua;
-    if (!this.#ledger.started || !this.#local.lock.isFree(offset, data.length)) {
+    if (!this.#ledger.admits(offset, data.length) || !this.#local.lock.isFree(offset, data.length)) {
       return this.#agreed(
         this.#inTurn(
           offset,
@@ -141,6 +142,11 @@ export class ReplicatingVolume implements Volume {
     return this.#local.volume.extents(context, offset, length, countMax);
   }
 
+  /** Makes the local disk durable for our own sake: no client asked, and no epoch ends. Failures: those of `flush`. */
+  syncLocal(): Promise<void> {
+    return this.#inFlight.during(this.#syncLocal());
+  }
+
   /** Resolves when nothing is under way on this side; requests may still wait for the mirror. */
   idle(): Promise<void> {
     return this.#inFlight.idle();
@@ -151,9 +157,13 @@ export class ReplicatingVolume implements Volume {
     return this.idle();
   }
 
+  #syncLocal(): Promise<void> {
+    return this.#ledger.sync(() => this.#local.volume.flush());
+  }
+
   /** A FLUSH or FUA whose barrier is in the stream after `sequence`: both disks sync at the same time. */
   async #durable(sequence: number): Promise<void> {
-    await this.#inFlight.during(this.#local.volume.flush());
+    await this.#inFlight.during(this.#syncLocal());
     const agreed = this.#agreement.durable(sequence);
     if (agreed !== undefined) await agreed;
   }
@@ -182,7 +192,7 @@ export class ReplicatingVolume implements Volume {
     const hold = this.#local.lock.acquire(offset, length);
     try {
       if (hold.ready !== undefined) await hold.ready;
-      if (!this.#ledger.started) await this.#ledger.start();
+      if (!this.#ledger.admits(offset, length)) await this.#ledger.admit(offset, length);
       try {
         await mutate();
       } catch (error) {
@@ -195,7 +205,7 @@ export class ReplicatingVolume implements Volume {
     } finally {
       this.#local.lock.release(hold);
     }
-    if (fua && sequence !== undefined) await this.#local.volume.flush();
+    if (fua && sequence !== undefined) await this.#syncLocal();
     return sequence;
   }
 
