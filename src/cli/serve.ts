@@ -9,6 +9,7 @@ import {
   addProcessOptions,
   addSecretOptions,
   collect,
+  countParser,
   type ProcessFlags,
   parseDuration,
   parseRate,
@@ -31,6 +32,7 @@ interface ServeFlags extends SecretFlags, ProcessFlags {
   readonly size?: number;
   readonly stateDir?: string;
   readonly window: number;
+  readonly dirtyActive: number;
   readonly rescanRate?: number;
   readonly rescan?: boolean;
   readonly rekeyBytes: number;
@@ -84,6 +86,11 @@ export function addServe(program: Command): void {
       new Option('--window <size>', 'memory for operations that the mirror does not have yet')
         .argParser(sizeParser(MIB, 64 * GIB))
         .default(64 * MIB, '64M'),
+    )
+    .addOption(
+      new Option('--dirty-active <count>', 'regions that stay marked: the first write to another one waits for a mark')
+        .argParser(countParser(1, 2 ** 20))
+        .default(4096),
     )
     .addOption(
       new Option('--rekey-bytes <size>', 'renew the keys of the link after this much')
@@ -173,6 +180,7 @@ function serveConfig(disk: string, flags: ServeFlags): ServeConfig {
             secret,
             identity: flags.identity,
             windowSize: flags.window,
+            dirtyActive: flags.dirtyActive,
             rescanRate: flags.rescanRate,
             rescanAll: flags.rescan === true,
             rekeySize: flags.rekeyBytes,

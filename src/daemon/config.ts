@@ -29,6 +29,8 @@ export interface ReplicationConfig {
   /** Line of the secret file to use; needed when it has several. */
   readonly identity: string | undefined;
   readonly windowSize: number;
+  /** Regions that stay marked in the dirty map though the mirror is in step. */
+  readonly dirtyActive: number;
   /** Bytes per second; undefined: adaptive. */
   readonly rescanRate: number | undefined;
   readonly rescanAll: boolean;

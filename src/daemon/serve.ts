@@ -68,6 +68,7 @@ export async function startServe(world: NodeWorld, log: Log, config: ServeConfig
         mirror: config.replication.mirror,
         tls: { keys: [key!] },
         windowSize: config.replication.windowSize,
+        dirtyActive: config.replication.dirtyActive,
         rescanRate: config.replication.rescanRate,
         rescanAll: config.replication.rescanAll,
         rekeySize: config.replication.rekeySize,

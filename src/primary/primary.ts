@@ -21,6 +21,8 @@ export interface PrimaryOptions {
   readonly tls: LinkTls;
   /** Bytes of operations kept in memory until the mirror has recorded them. */
   readonly windowSize: number;
+  /** Regions that stay marked in the dirty map though the mirror is in step; 4096 unless given. */
+  readonly dirtyActive?: number;
   /** Bytes per second that a rescan may read and send; undefined: adaptive. */
   readonly rescanRate: number | undefined;
   /** Bytes on one link session before its keys are renewed. */

@@ -49,6 +49,7 @@ describe('wrong usage', () => {
     [['serve', 'a', '--bogus'], /unknown option '--bogus'/],
     [['serve', 'a', '--window', 'much'], /A size is a number/],
     [['serve', 'a', '--window', '1K'], /This size must be from 1 MiB to 64 GiB/],
+    [['serve', 'a', '--dirty-active', '0'], /This number must be from 1 to 1048576/],
     [['serve', 'a', '--rekey-interval', '1'], /A duration is a number/],
     [['serve', 'a', '--rescan-rate', 'fast'], /A rate is a size/],
     [['serve', 'a', '--log-level', 'loud'], /Allowed choices are debug, info, warn, error, silent/],
