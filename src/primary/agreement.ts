@@ -13,8 +13,8 @@
  * | policy     | what waits      | later requests   | ends when the mirror                                          |
  * | ---------- | --------------- | ---------------- | ------------------------------------------------------------- |
  * | `continue` | is answered     | as in `async`    | counts, and holds durably what stood in the stream by then    |
- * | `stall`    | goes on waiting | wait             | counts, or moves again                                        |
- * | `fail`     | fails           | fail             | counts, or moves again                                        |
+ * | `stall`    | goes on waiting | wait             | counts again, or moves again                                  |
+ * | `fail`     | fails           | fail             | counts again, or moves again                                  |
  *
  * | state                           | meaning                                                                          |
  * | ------------------------------- | -------------------------------------------------------------------------------- |
@@ -80,7 +80,7 @@ export class Agreement {
   #cameBack = false;
   #timer: Timer | undefined;
   #leftOut = false;
-  /** Left out under `continue`: from here on requests wait again once the mirror holds it durably. */
+  /** A mirror that is left out, counts, and holds this durably has come back, whatever the policy. */
   #returnAt = NONE;
   /** Up to here requests may have been answered without the mirror; NONE when it holds all of that. */
   #owedThrough = NONE;
@@ -205,9 +205,9 @@ export class Agreement {
 
   /** The mirror counts: answers what it has acknowledged, and takes it in again when it has come far enough. */
   #settle(): void {
-    if (this.#leftOut && this.#settings.onMirrorLoss === 'continue' && this.#durable >= this.#returnAt) {
+    if (this.#leftOut && this.#durable >= this.#returnAt) {
       this.#leftOut = false;
-      this.#owedThrough = this.#lastSequence();
+      if (this.#settings.onMirrorLoss === 'continue') this.#owedThrough = this.#lastSequence();
     }
     this.#forApplied.through(this.#applied);
     this.#forDurable.through(this.#durable);
