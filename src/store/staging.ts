@@ -29,6 +29,7 @@
  * Rejected: the commit record as one more entry of the log (a log spoiled in front of it would look like a run that did
  * not complete); removing data before the log (what is left would look like a run).
  */
+import { dirname } from 'node:path';
 import { assert } from '../base/assert.ts';
 import { Failure, isFailure } from '../base/failure.ts';
 import { alignUp, KIB, MIB } from '../base/units.ts';
@@ -69,6 +70,7 @@ export class Staging {
   readonly #directory: string;
   readonly #data: Disk;
   readonly #header: LogHeader;
+  readonly #logSizeLow: number;
   #log: Disk;
   /** Bytes of the log that count, and the CRC with which the next batch begins. */
   #logEnd: number;
@@ -83,7 +85,9 @@ export class Staging {
     directory: string,
     opened: { readonly data: Disk; readonly log: Disk; readonly overlay: Overlay },
     contents: DecodedLog,
+    logSizeLow: number,
   ) {
+    this.#logSizeLow = logSizeLow;
     this.#files = files;
     this.#directory = directory;
     this.#data = opened.data;
@@ -101,7 +105,7 @@ export class Staging {
 
   /**
    * Begins an empty run; removes one that is there. Durable on return, but worth nothing before the first `sync`.
-   * `size`: bytes of the disk; `sizeMax`: bytes that the run may take.
+   * `size`: bytes of the disk; `sizeMax`: bytes that the run may take. `logSizeLow` is for tests.
    * Failures: `state-unwritable`, `no-space`, `io-error`: nothing, or an empty run, is there then.
    */
   static async create(
@@ -111,8 +115,11 @@ export class Staging {
     size: number,
     sizeMax: number,
     base: StagingBase,
+    logSizeLow: number = LOG_SIZE_LOW,
   ): Promise<Staging> {
     await files.makeDirectory(directory);
+    // Where it was there already, who made it may have failed to make its name durable.
+    await files.syncDirectory(dirname(directory));
     await removeFiles(files, directory);
     const header: LogHeader = {
       id: Buffer.from(id),
@@ -128,7 +135,7 @@ export class Staging {
       await files.replaceFile(`${directory}/${LOG_NAME}`, bytes);
       const log = await files.openState(`${directory}/${LOG_NAME}`);
       const contents = { ...header, batches: [], committed: undefined, end: bytes.length, crc };
-      return new Staging(files, directory, { data, log, overlay: new Overlay(data, sizeMax) }, contents);
+      return new Staging(files, directory, { data, log, overlay: new Overlay(data, sizeMax) }, contents, logSizeLow);
     } catch (error) {
       await data.close();
       throw error;
@@ -138,23 +145,36 @@ export class Staging {
   /**
    * Opens the run that is there, as it was at its last `sync` or `commit`. Undefined when there is none, or one that is
    * uncommitted and of no use, which is removed: without any position, for a smaller disk, or with its data gone.
-   * `size`: bytes of the image. Data is read from the medium afterwards, whatever a failed sync had left in the cache.
+   * `size`: bytes of the image. All of it is read from the medium, whatever a failed sync had left in the cache.
    * Failures: `state-corrupt` when the log is damaged in its header, or is committed and damaged, or is committed and
    * does not fit the image or its data: the image may be half new; and those of the disk.
    */
-  static async open(files: FileSystem, directory: string, size: number, sizeMax: number): Promise<Staging | undefined> {
-    const contents = await readLog(files, `${directory}/${LOG_NAME}`);
-    if (contents === undefined) {
+  static async open(
+    files: FileSystem,
+    directory: string,
+    size: number,
+    sizeMax: number,
+    logSizeLow: number = LOG_SIZE_LOW,
+  ): Promise<Staging | undefined> {
+    const path = `${directory}/${LOG_NAME}`;
+    if ((await files.exists(path)) === undefined) {
       // Data without a log is what an interrupted removal leaves.
-      if ((await files.exists(directory)) === 'directory') await removeFiles(files, directory);
+      await Staging.discard(files, directory);
       return undefined;
     }
-    const data = await files.openState(`${directory}/${DATA_NAME}`);
-    let log: Disk | undefined;
+    // Who put the log there may have died, or failed, before its name was durable: a commit that the next loss of power
+    // takes back must not be copied.
+    await files.syncDirectory(directory);
+    const log = await files.openState(path);
+    let data: Disk | undefined;
     try {
+      await readAnew(log);
+      const contents = await readLog(files, path);
+      data = await files.openState(`${directory}/${DATA_NAME}`);
       const fits = contents.size >= size && data.size === contents.size;
       if (contents.committed === undefined && (!fits || contents.batches.length === 0)) {
         await data.close();
+        await log.close();
         await removeFiles(files, directory);
         return undefined;
       }
@@ -164,12 +184,11 @@ export class Staging {
           `the committed run in ${directory} is of ${contents.size} bytes with ${data.size} of data, the image has ${size}`,
         );
       }
-      log = await files.openState(`${directory}/${LOG_NAME}`);
       const overlay = await restored(data, log, contents, sizeMax);
-      return new Staging(files, directory, { data, log, overlay }, contents);
+      return new Staging(files, directory, { data, log, overlay }, contents, logSizeLow);
     } catch (error) {
-      await data.close();
-      await log?.close();
+      await data?.close();
+      await log.close();
       throw error;
     }
   }
@@ -205,7 +224,7 @@ export class Staging {
       const changes = this.overlay.takeChanges();
       const liveSize = this.overlay.rangeCount * ENTRY_SIZE;
       const appendedSize = this.#logEnd + batchSize(changes.length);
-      if (appendedSize > Math.max(LOG_SIZE_LOW, LOG_FACTOR * liveSize)) {
+      if (appendedSize > Math.max(this.#logSizeLow, LOG_FACTOR * liveSize)) {
         const whole = this.#encodeWhole('STGO', position);
         await this.#data.sync();
         await this.#replaceLog(whole.bytes);
@@ -294,8 +313,7 @@ export class Staging {
   }
 }
 
-/** What the log says; undefined when there is none. */
-async function readLog(files: FileSystem, path: string): Promise<DecodedLog | undefined> {
+async function readLog(files: FileSystem, path: string): Promise<DecodedLog> {
   let bytes: Buffer | undefined;
   try {
     bytes = await files.readFile(path, LOG_SIZE_MAX);
@@ -303,14 +321,18 @@ async function readLog(files: FileSystem, path: string): Promise<DecodedLog | un
     if (!isFailure(error, 'overflow')) throw error;
     throw new Failure('state-corrupt', `the log of the staged run is too large: ${path}`, { cause: error });
   }
-  return bytes === undefined ? undefined : decodeLog(bytes, path);
+  return decodeLog(bytes ?? Buffer.alloc(0), path);
+}
+
+/** A failed sync, before this process or in it, has left pages in the cache that the medium does not hold. */
+async function readAnew(disk: Disk): Promise<void> {
+  await disk.sync();
+  await disk.dropCache();
 }
 
 /** The overlay that a log describes, read from the medium; the log without what does not count. */
 async function restored(data: Disk, log: Disk, contents: DecodedLog, sizeMax: number): Promise<Overlay> {
-  // A failed sync, before this process or in it, has left pages in the cache that the medium does not hold.
-  await data.sync();
-  await data.dropCache();
+  await readAnew(data);
   const overlay = new Overlay(data, sizeMax);
   for (const { ranges } of contents.batches) for (const range of ranges) overlay.restore(range);
   if (contents.committed !== undefined) return overlay;
