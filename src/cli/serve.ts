@@ -1,6 +1,7 @@
 import process from 'node:process';
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { Failure } from '../base/failure.ts';
+import { MIRROR_LOSSES, MODES, type Mode, type OnMirrorLoss } from '../base/mode.ts';
 import { GIB, MIB, TIB } from '../base/units.ts';
 import { activationSockets } from '../daemon/activation.ts';
 import { type Address, LINK_PORT, NBD_PORT, parseSocketPath, parseTcpAddress } from '../daemon/address.ts';
@@ -31,6 +32,9 @@ interface ServeFlags extends SecretFlags, ProcessFlags {
   readonly create?: boolean;
   readonly size?: number;
   readonly stateDir?: string;
+  readonly mode: Mode;
+  readonly mirrorTimeout?: number;
+  readonly onMirrorLoss?: OnMirrorLoss;
   readonly window: number;
   readonly dirtyActive: number;
   readonly rescanRate?: number;
@@ -45,6 +49,9 @@ interface ServeFlags extends SecretFlags, ProcessFlags {
   readonly drainTimeout: number;
 }
 
+const MIRROR_TIMEOUT_MS = 10_000;
+const MIRROR_TIMEOUT_MIN_MS = 1_000;
+
 const EXAMPLES = `
 Examples:
   A disk of 10 GiB, made on the spot and replicated to another host:
@@ -54,6 +61,12 @@ Examples:
   A partition, on a unix socket only:
     nbdtwin serve /dev/sdb1 --state-dir /var/lib/nbdtwin/sdb1 --mirror backup.example \\
       --secret-file twin.key --no-listen --socket /run/nbd-sdb1.sock
+
+  A database whose commits must survive the loss of this host, and which rather stands still than lose that:
+    nbdtwin serve db.img --mirror backup.example --secret-file twin.key --mode flush --on-mirror-loss stall
+
+  The same, but after 30 s without the mirror it goes on alone, says so, and returns by itself:
+    nbdtwin serve db.img --mirror backup.example --secret-file twin.key --mode flush --mirror-timeout 30s
 
   Without replication, to the local network, for clients that know a key:
     nbdtwin serve disk.img --listen 0.0.0.0:${NBD_PORT} --tls-psk-file clients.psk
@@ -76,6 +89,25 @@ export function addServe(program: Command): void {
   addSecretOptions(command)
     .option('--identity <id>', 'line of the secret file to use, when it has several')
     .option('--state-dir <dir>', 'what must survive a crash; DISK.twin unless given, needed for block devices')
+    .addOption(
+      new Option(
+        '--mode <mode>',
+        'when requests are answered: async, done here; flush, FLUSH and FUA durable here and on the mirror; sync, writes done on both as well',
+      )
+        .choices(MODES)
+        .default('async'),
+    )
+    .option(
+      '--mirror-timeout <duration>',
+      'in flush and sync: how long a mirror that is away or stuck is waited for; 10s unless given',
+      parseMirrorTimeout,
+    )
+    .addOption(
+      new Option(
+        '--on-mirror-loss <policy>',
+        'and then: continue (unless given), answer as in async until it is back; stall, wait for it; fail, answer with an error',
+      ).choices(MIRROR_LOSSES),
+    )
     .option('--rescan', 'compare the whole disk at the first contact')
     .option(
       '--rescan-rate <rate>',
@@ -153,6 +185,11 @@ function serveConfig(disk: string, flags: ServeFlags): ServeConfig {
   if (!replicating && (flags.rescan === true || flags.identity !== undefined || flags.rescanRate !== undefined)) {
     throw new Failure('usage', '--rescan, --rescan-rate and --identity need --mirror');
   }
+  if (!replicating && flags.mode !== 'async') throw new Failure('usage', `--mode ${flags.mode} needs --mirror`);
+  // Without it they would promise what async does not keep.
+  if (flags.mode === 'async' && (flags.mirrorTimeout !== undefined || flags.onMirrorLoss !== undefined)) {
+    throw new Failure('usage', '--mirror-timeout and --on-mirror-loss need --mode flush or --mode sync');
+  }
   const secret = secretSources(flags);
   if (!replicating && (flags.secret !== undefined || flags.secretFile !== undefined)) {
     throw new Failure('usage', 'a secret needs --mirror');
@@ -179,6 +216,11 @@ function serveConfig(disk: string, flags: ServeFlags): ServeConfig {
             mirror: parseTcpAddress(flags.mirror, LINK_PORT),
             secret,
             identity: flags.identity,
+            agreement: {
+              mode: flags.mode,
+              mirrorTimeoutMs: flags.mirrorTimeout ?? MIRROR_TIMEOUT_MS,
+              onMirrorLoss: flags.onMirrorLoss ?? 'continue',
+            },
             windowSize: flags.window,
             dirtyActive: flags.dirtyActive,
             rescanRate: flags.rescanRate,
@@ -188,6 +230,13 @@ function serveConfig(disk: string, flags: ServeFlags): ServeConfig {
           },
     drainMs: flags.drainTimeout,
   };
+}
+
+/** Long enough for a mirror that is well: below, every hiccup of the network would be a loss. */
+function parseMirrorTimeout(text: string): number {
+  const timeoutMs = parseDuration(text);
+  if (timeoutMs < MIRROR_TIMEOUT_MIN_MS) throw new InvalidArgumentError('A mirror needs at least 1s.');
+  return timeoutMs;
 }
 
 /** A flag of its own: for commander it would be `--listen` with the value false, and the last of both would win. */

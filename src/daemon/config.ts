@@ -1,5 +1,6 @@
 /** What a running process is made from: the command line, checked for form. Sizes are bytes, times ms. */
 import type { Address } from '../io/network.ts';
+import type { AgreementSettings } from '../primary/agreement.ts';
 import type { SecretSources } from '../secure/load-secret.ts';
 
 export type { SecretSources };
@@ -28,6 +29,8 @@ export interface ReplicationConfig {
   readonly secret: SecretSources;
   /** Line of the secret file to use; needed when it has several. */
   readonly identity: string | undefined;
+  /** When requests are answered, and what becomes of them without a mirror. */
+  readonly agreement: AgreementSettings;
   readonly windowSize: number;
   /** Regions that stay marked in the dirty map though the mirror is in step. */
   readonly dirtyActive: number;

@@ -67,6 +67,7 @@ export async function startServe(world: NodeWorld, log: Log, config: ServeConfig
         exportName,
         mirror: config.replication.mirror,
         tls: { keys: [key!] },
+        agreement: config.replication.agreement,
         windowSize: config.replication.windowSize,
         dirtyActive: config.replication.dirtyActive,
         rescanRate: config.replication.rescanRate,

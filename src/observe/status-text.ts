@@ -36,7 +36,9 @@ export function silentLine({ role, pid, problem }: SilentProcess, paint: Paint =
 
 /** `mirror backup:10810 rescan [███░░] ...`, or its lag. */
 function mirrorLinkLine(link: MirrorLinkStatus): string {
-  return `mirror ${link.mirror} ${link.state}, ${detailOf(link)}`;
+  const { agreement } = link;
+  const left = agreement === undefined || agreement.state === 'agreeing' ? '' : `, ${link.mode} ${agreement.state}`;
+  return `mirror ${link.mirror} ${link.state}, ${detailOf(link)}${left}`;
 }
 
 function detailOf(link: MirrorLinkStatus): string {
@@ -87,6 +89,7 @@ function replicationPairs(replication: PrimaryStatus): Pair[] {
 
 function mirrorLinkText(link: MirrorLinkStatus, paint: Paint): string[] {
   const pairs: Pair[] = [
+    ['mode', modeText(link, paint)],
     ['lag', lagText(link)],
     ['window', `${formatSize(link.window.used)} of ${formatSize(link.window.limit)}`],
     ['position', positionText(link)],
@@ -106,6 +109,25 @@ function mirrorLinkText(link: MirrorLinkStatus, paint: Paint): string[] {
     `  mirror ${paint.strong(link.mirror)}  ${state} for ${formatDuration(link.stateAgeMs)}`,
     ...faintLabels(pairs, '    ', paint),
   ];
+}
+
+/** `flush`, and whether what it promises holds now. */
+function modeText({ mode, agreement }: MirrorLinkStatus, paint: Paint): string {
+  if (agreement === undefined) return mode;
+  const since = `for ${formatDuration(agreement.stateAgeMs)}`;
+  const waiting = agreement.waiting === 0 ? '' : `, ${plural(agreement.waiting, 'request')} waiting`;
+  switch (agreement.state) {
+    case 'agreeing':
+      return `${mode}${waiting}`;
+    case 'waiting':
+      return `${mode}${paint.busy(`: waits for the mirror ${since}${waiting}`)}`;
+    case 'degraded':
+      return `${mode}, ${paint.bad(`degraded to async ${since}: requests are answered without the mirror`)}${waiting}`;
+    case 'stalled':
+      return `${mode}, ${paint.bad(`stalled ${since}: requests wait for the mirror`)}${waiting}`;
+    case 'failing':
+      return `${mode}, ${paint.bad(`failing ${since}: requests that need the mirror fail`)}`;
+  }
 }
 
 function mirrorText(status: MirrorDaemonStatus, paint: Paint): string[] {

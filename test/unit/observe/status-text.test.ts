@@ -93,6 +93,7 @@ describe('the status of a primary', () => {
       '             300 zeroes, 45 trims, 7 flushes',
       '  sequence   12,345',
       '  mirror backup:10810  streaming for 1 min 5 s',
+      '    mode      async',
       '    lag       5 operations, 20 KiB, 3 ms',
       '    window    1 MiB of 64 MiB',
       '    position  received 12,345, applied 12,340, durable 12,300, recorded 12,200',
@@ -114,6 +115,22 @@ describe('the status of a primary', () => {
       '              Check the mirror.',
       '              next attempt in 4.2 s',
     ]);
+  });
+
+  it.each([
+    ['agreeing', 0, 'sync', ''],
+    ['agreeing', 32, 'sync, 32 requests waiting', ''],
+    ['waiting', 1, 'sync: waits for the mirror for 7.0 s, 1 request waiting', ', sync waiting'],
+    ['degraded', 0, 'sync, degraded to async for 7.0 s: requests are answered without the mirror', ', sync degraded'],
+    ['stalled', 2, 'sync, stalled for 7.0 s: requests wait for the mirror, 2 requests waiting', ', sync stalled'],
+    ['failing', 0, 'sync, failing for 7.0 s: requests that need the mirror fail', ', sync failing'],
+  ] as const)('says whether what the mode promises holds: %s, %i waiting', (state, waiting, mode, line) => {
+    const policy = { mirrorTimeoutMs: 10_000, onMirrorLoss: 'continue' } as const;
+    const link = { mode: 'sync', agreement: { state, stateAgeMs: 7_000, waiting, ...policy } } as const;
+    expect(statusText(serveStatus(link))).toContain(`    mode      ${mode}`);
+    expect(statusLine(serveStatus(link))).toBe(
+      `disk: mirror backup:10810 streaming, 5 operations, 20 KiB, 3 ms behind${line}`,
+    );
   });
 
   it('says plainly when nothing is replicated', () => {
