@@ -1,6 +1,6 @@
 /** The load: what fio is asked to do, and what is read from its answer. */
 import { readFile } from 'node:fs/promises';
-import { runChild } from './children.ts';
+import { runChild } from '../common/children.ts';
 
 export interface Workload {
   readonly name: string;

@@ -8,9 +8,9 @@ import { mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { killAll, runChild } from './children.ts';
+import { killAll, runChild } from '../common/children.ts';
+import { describeMachine } from '../common/machine.ts';
 import { runFio, WORKLOADS } from './fio.ts';
-import { describeMachine } from './machine.ts';
 import { formatReport, type Observation, type Parameters, type Report, summarise } from './report.ts';
 import { BASELINE, SERVERS, type Server, type ServerKind } from './servers.ts';
 
@@ -122,7 +122,7 @@ async function main(): Promise<void> {
 
   const folder = await mkdtemp(join(resolve(values.directory), 'nbdtwin-bench-'));
   const plan: Plan = { folder, parameters: values.quick ? QUICK : FULL, workloads };
-  const machine = await describeMachine(folder);
+  const machine = await describeMachine(folder, ['fio', 'nbdkit', 'qemu-nbd']);
   const observations: Observation[] = [];
   try {
     for (let round = 1; round <= plan.parameters.rounds; round += 1) {

@@ -1,8 +1,10 @@
 /** What a run found, as data and as a table for people. */
+
+import { type Machine, machineText } from '../common/machine.ts';
+import { type Sample, sampleOf } from '../common/statistics.ts';
+import { formatTable, whole } from '../common/table.ts';
 import type { Measurement, Workload } from './fio.ts';
-import type { Machine } from './machine.ts';
 import type { MirrorReport } from './servers.ts';
-import { type Sample, sampleOf } from './statistics.ts';
 
 export interface Parameters {
   readonly rounds: number;
@@ -84,16 +86,14 @@ const HEADINGS = ['', 'IOPS, median', '[min, max]', 'MB/s', 'p50 us', 'p99 us', 
 export function formatReport(report: Report, workloads: readonly Workload[]): string {
   const { machine, parameters } = report;
   const head = [
-    `${machine.cpu}, ${machine.cpuCount} CPUs, ${Math.round(machine.memorySize / 2 ** 30)} GiB, Linux ${machine.kernel}, ` +
-      `${machine.fileSystem}, Node ${machine.node}`,
-    Object.values(machine.programs).join(', '),
+    machineText(machine),
     `${parameters.rounds} rounds, disk of ${parameters.diskSize / 2 ** 20} MiB, ${parameters.runMs} ms each after ` +
       `${parameters.warmUpMs} ms of warm-up; load and servers share the machine`,
     `ratio: IOPS over those of ${report.baseline} in the same round, median`,
   ];
   const tables = workloads.map((workload) => {
     const rows = report.results.filter((result) => result.workload === workload.name).map(rowOf(parameters.rounds));
-    return `${workload.text}\n${formatTable([HEADINGS, ...rows])}`;
+    return `${workload.text}\n${formatTable([HEADINGS, ...rows], [0, HEADINGS.length - 1])}`;
   });
   return [head.join('\n'), ...tables].join('\n\n');
 }
@@ -115,23 +115,4 @@ function rowOf(rounds: number): (result: Result) => string[] {
 function mirrorText(mirror: NonNullable<Result['mirror']>, rounds: number): string {
   const after = `in step ${whole(mirror.settleMs.median)} ms after`;
   return mirror.keptUp === rounds ? after : `fell behind in ${rounds - mirror.keptUp} of ${rounds} rounds, ${after}`;
-}
-
-function whole(value: number): string {
-  return Math.round(value).toLocaleString('en-GB');
-}
-
-function formatTable(rows: readonly (readonly string[])[]): string {
-  const widths = HEADINGS.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  const last = HEADINGS.length - 1;
-  return rows
-    .map((row) =>
-      row
-        .map((cell, column) =>
-          column === 0 || column === last ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!),
-        )
-        .join('  ')
-        .trimEnd(),
-    )
-    .join('\n');
 }

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import { sampleOf } from '../../bench/common/statistics.ts';
 import { parseFio, WORKLOADS } from '../../bench/system/fio.ts';
 import { formatReport, type Observation, type Report, summarise } from '../../bench/system/report.ts';
-import { sampleOf } from '../../bench/system/statistics.ts';
 
 const [write, read] = WORKLOADS.filter(({ name }) => name === 'write-4k' || name === 'read-4k');
 const commit = WORKLOADS.find(({ flushEach }) => flushEach);

@@ -19,6 +19,8 @@ export interface Child {
   readonly pid: number;
   /** Ends it with SIGTERM, after a minute with SIGKILL; resolves when it is gone. */
   stop(): Promise<void>;
+  /** Ends it with SIGKILL; resolves when it is gone. */
+  kill(): Promise<void>;
 }
 
 export interface StartOptions {
@@ -81,6 +83,10 @@ export async function startChild(
       await ended;
       clearTimeout(timer);
     },
+    async kill() {
+      child.kill('SIGKILL');
+      await ended;
+    },
   };
 }
 
@@ -112,17 +118,15 @@ export async function runChild(
   return stdout;
 }
 
-/** Takes over a process that went into the background; `stop` waits until it is gone. */
+/** Takes over a process that went into the background; `stop` and `kill` wait until it is gone. */
 export function adoptDaemon(pid: number): Child {
   daemons.add(pid);
-  return {
-    pid,
-    async stop() {
-      if (await isRunning(pid)) process.kill(pid, 'SIGTERM');
-      while (await isRunning(pid)) await sleep(POLL_MS);
-      daemons.delete(pid);
-    },
+  const end = async (signal: 'SIGTERM' | 'SIGKILL'): Promise<void> => {
+    if (await isRunning(pid)) process.kill(pid, signal);
+    while (await isRunning(pid)) await sleep(POLL_MS);
+    daemons.delete(pid);
   };
+  return { pid, stop: () => end('SIGTERM'), kill: () => end('SIGKILL') };
 }
 
 /** False also for a process that has ended and waits for its parent to notice. */

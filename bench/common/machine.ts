@@ -24,7 +24,8 @@ const FILE_SYSTEMS: Readonly<Record<number, string>> = {
   801189825: 'zfs',
 };
 
-export async function describeMachine(folder: string): Promise<Machine> {
+/** `folder`: where the disks lie. `programs`: those whose version matters. */
+export async function describeMachine(folder: string, programs: readonly string[]): Promise<Machine> {
   const processors = cpus();
   const { type } = await statfs(folder);
   return {
@@ -34,12 +35,19 @@ export async function describeMachine(folder: string): Promise<Machine> {
     kernel: release(),
     fileSystem: FILE_SYSTEMS[type] ?? `0x${type.toString(16)}`,
     node: process.version,
-    programs: {
-      fio: await versionOf('fio'),
-      nbdkit: await versionOf('nbdkit'),
-      'qemu-nbd': await versionOf('qemu-nbd'),
-    },
+    programs: Object.fromEntries(
+      await Promise.all(programs.map(async (program) => [program, await versionOf(program)] as const)),
+    ),
   };
+}
+
+/** The head of a report, in one or two lines. */
+export function machineText(machine: Machine): string {
+  const { cpu, cpuCount, memorySize, kernel, fileSystem, node, programs } = machine;
+  const memory = `${Math.round(memorySize / 2 ** 30)} GiB`;
+  const hardware = `${cpu}, ${cpuCount} CPUs, ${memory}, Linux ${kernel}, ${fileSystem}, Node ${node}`;
+  const versions = Object.values(programs);
+  return versions.length === 0 ? hardware : `${hardware}\n${versions.join(', ')}`;
 }
 
 async function versionOf(program: string): Promise<string> {

@@ -1,0 +1,100 @@
+/** `nbdtwin serve` and `nbdtwin mirror` as child processes, each with a control socket of its own. */
+import { writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { dirname, join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import type { MirrorDaemonStatus, ServeStatus } from '../../dist/daemon/status.js';
+import { type Child, runChild, startChild } from './children.ts';
+
+const PROGRAM = join(dirname(dirname(dirname(fileURLToPath(import.meta.url)))), 'bin/nbdtwin.js');
+
+export const EXPORT_NAME = 'bench';
+
+export interface Primary {
+  readonly child: Child;
+  /** Path of the unix socket for NBD clients. */
+  readonly socket: string;
+  status(): Promise<ServeStatus>;
+}
+
+export interface Mirror {
+  readonly child: Child;
+  /** On 127.0.0.1. */
+  readonly port: number;
+  /** Of the images. */
+  readonly directory: string;
+  status(): Promise<MirrorDaemonStatus>;
+}
+
+/** Runs `nbdtwin ...args` to its end and resolves with its stdout; fails with what it said when it fails. */
+export function runNbdtwin(args: readonly string[], runtimeDirectory: string): Promise<string> {
+  return runChild(process.execPath, [PROGRAM, ...args], { NBDTWIN_RUNTIME_DIR: runtimeDirectory });
+}
+
+/** Makes a secret and resolves with the path of its file. */
+export async function makeSecret(folder: string): Promise<string> {
+  const path = join(folder, 'secret');
+  await writeFile(path, await runNbdtwin(['secret', 'new'], join(folder, 'run')), { mode: 0o600 });
+  return path;
+}
+
+/** Serves `disk` on a unix socket in `folder`, where its log goes too; resolves when clients may connect. */
+export async function startPrimary(disk: string, folder: string, more: readonly string[] = []): Promise<Primary> {
+  const socket = join(folder, 'nbd.sock');
+  const runtimeDirectory = join(folder, 'run');
+  const args = ['serve', disk, '--socket', socket, '--no-listen', '--export', EXPORT_NAME, ...more];
+  const child = await startChild(
+    process.execPath,
+    [PROGRAM, ...args],
+    { logPath: join(folder, 'serve.log'), environment: { NBDTWIN_RUNTIME_DIR: runtimeDirectory } },
+    (lines) => lines.some((line) => line.startsWith('nbdtwin serve: ready')),
+  );
+  const control = join(runtimeDirectory, `primary-${child.pid}.sock`);
+  return { child, socket, status: async () => (await askControlSocket(control, 'status')) as ServeStatus };
+}
+
+/** Keeps images in `directory`; its log and control socket go to `folder`. Resolves when it listens. */
+export async function startMirror(
+  directory: string,
+  folder: string,
+  secret: string,
+  more: readonly string[] = [],
+): Promise<Mirror> {
+  const runtimeDirectory = join(folder, 'run-mirror');
+  let port: number | undefined;
+  const child = await startChild(
+    process.execPath,
+    [PROGRAM, 'mirror', directory, '--listen', '127.0.0.1:0', '--secret-file', secret, ...more],
+    { logPath: join(folder, 'mirror.log'), environment: { NBDTWIN_RUNTIME_DIR: runtimeDirectory } },
+    (lines) => {
+      const found = lines.map((line) => /127\.0\.0\.1:([1-9]\d*)/.exec(line)?.[1]).find((text) => text !== undefined);
+      if (found !== undefined) port = Number(found);
+      return port !== undefined;
+    },
+  );
+  const control = join(runtimeDirectory, `mirror-${child.pid}.sock`);
+  return {
+    child,
+    port: port!,
+    directory,
+    status: async () => (await askControlSocket(control, 'status')) as MirrorDaemonStatus,
+  };
+}
+
+/** One question to a running nbdtwin: what `nbdtwin status --json` asks, without the cost of starting a process. */
+async function askControlSocket(path: string, command: string): Promise<object> {
+  const socket = connect(path);
+  try {
+    socket.write(`${JSON.stringify({ protocol: 1, command })}\n`);
+    const lines: AsyncIterable<string> = createInterface({ input: socket });
+    for await (const line of lines) {
+      const answer = JSON.parse(line) as { kind: string; result?: object };
+      if (answer.kind !== 'result' || answer.result === undefined) throw new Error(`${path}: ${line}`);
+      return answer.result;
+    }
+    throw new Error(`${path}: no answer`);
+  } finally {
+    socket.destroy();
+  }
+}
