@@ -1,0 +1,126 @@
+/**
+ * A TCP proxy that is a slow link: each direction carries at most `rate` bytes per second, over all its connections.
+ *
+ * Nothing is taken from a socket without tokens for it, nor while the other socket is full: whoever sends too fast feels
+ * it as it would on a slow wire, by a socket that takes no more. What the proxy itself holds is bounded by the buffers of
+ * the sockets. An end of a direction is passed on; an error of either side ends both.
+ */
+import { once } from 'node:events';
+import net from 'node:net';
+import { TokenBucket } from './token-bucket.ts';
+
+/** Tokens that gather while nothing is sent, as milliseconds of the rate. */
+const BURST_MS = 50;
+/** Worth waking up for, as milliseconds of the rate. */
+const QUANTUM_MS = 5;
+
+/** One direction of the link. */
+class Direction {
+  readonly bucket: TokenBucket;
+  readonly quantum: number;
+  /** Bytes so far. */
+  carried = 0;
+
+  constructor(rate: number) {
+    this.bucket = new TokenBucket(rate, Math.ceil((rate * BURST_MS) / 1000), performance.now());
+    this.quantum = Math.ceil((rate * QUANTUM_MS) / 1000);
+  }
+}
+
+export class ThrottledLink {
+  readonly #server: net.Server;
+  readonly #targetPort: number;
+  readonly #toTarget: Direction;
+  readonly #toClient: Direction;
+  readonly #sockets = new Set<net.Socket>();
+  #connections = 0;
+
+  private constructor(server: net.Server, targetPort: number, rate: number) {
+    this.#server = server;
+    this.#targetPort = targetPort;
+    this.#toTarget = new Direction(rate);
+    this.#toClient = new Direction(rate);
+  }
+
+  /** Listens on a free port of 127.0.0.1; `rate` in bytes per second, for each direction. */
+  static async open(targetPort: number, rate: number): Promise<ThrottledLink> {
+    const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true });
+    const link = new ThrottledLink(server, targetPort, rate);
+    server.on('connection', (client) => link.#accept(client));
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    return link;
+  }
+
+  get port(): number {
+    return (this.#server.address() as net.AddressInfo).port;
+  }
+
+  /** Bytes from the side that connects, and back. */
+  get carried(): { readonly toTarget: number; readonly toClient: number } {
+    return { toTarget: this.#toTarget.carried, toClient: this.#toClient.carried };
+  }
+
+  /** Connections so far. */
+  get connections(): number {
+    return this.#connections;
+  }
+
+  /** Drops every connection and listens no more. */
+  async close(): Promise<void> {
+    this.#server.close();
+    for (const socket of this.#sockets) socket.destroy();
+    await once(this.#server, 'close');
+  }
+
+  #accept(client: net.Socket): void {
+    this.#connections += 1;
+    const target = net.connect({ port: this.#targetPort, host: '127.0.0.1', allowHalfOpen: true });
+    const end = (): void => {
+      client.destroy();
+      target.destroy();
+    };
+    for (const socket of [client, target]) {
+      this.#sockets.add(socket);
+      socket.setNoDelay(true);
+      socket.once('error', end).once('close', () => {
+        this.#sockets.delete(socket);
+        end();
+      });
+    }
+    carry(client, target, this.#toTarget);
+    carry(target, client, this.#toClient);
+  }
+}
+
+/** Carries what `from` sends to `to`, until `from` ends or either is destroyed. */
+function carry(from: net.Socket, to: net.Socket, direction: Direction): void {
+  /** The pump waits for tokens or for the other socket; what arrives meanwhile must not start it. */
+  let waiting = false;
+  const resume = (): void => {
+    waiting = false;
+    pump();
+  };
+  const pump = (): void => {
+    while (!waiting && !from.destroyed && !to.destroyed && from.readableLength > 0) {
+      const size = direction.bucket.take(from.readableLength, performance.now());
+      if (size === 0) {
+        waiting = true;
+        setTimeout(resume, direction.bucket.waitMs(Math.min(direction.quantum, from.readableLength)));
+        return;
+      }
+      direction.carried += size;
+      const chunk = from.read(size) as Buffer;
+      if (!to.write(chunk)) {
+        waiting = true;
+        to.once('drain', resume);
+      }
+    }
+    // Asks for more: without this call no 'readable' follows.
+    if (!waiting && from.readableLength === 0) from.read(0);
+  };
+  from.on('readable', () => {
+    if (!waiting) pump();
+  });
+  from.once('end', () => to.end());
+}
