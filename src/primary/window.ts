@@ -75,6 +75,11 @@ export class Window {
     return this.#sentSequence;
   }
 
+  /** Sequence after which the next entry will stand: that of the last one, or what a session began after. */
+  get lastSequence(): number {
+    return this.#entries.at(-1)?.sequence ?? Math.max(this.#baseSequence, this.#sentSequence);
+  }
+
   get hasUnsent(): boolean {
     return this.#unsent < this.#entries.length;
   }
@@ -116,6 +121,26 @@ export class Window {
     this.#entries.push({ type, flags, sequence, offset, length, data, remark, atMs, throughSize: this.#throughSize });
     this.#usedSize += ENTRY_OVERHEAD_SIZE;
     if (data !== undefined) this.#pin(data);
+  }
+
+  /**
+   * Pushes an operation that the mirror has applied already, though not recorded: of a backlog that was read back. All
+   * entries before it have been sent.
+   */
+  pushApplied(
+    type: FrameTypeCode,
+    flags: number,
+    sequence: number,
+    offset: number,
+    length: number,
+    data: Uint8Array | undefined,
+    atMs: number,
+  ): void {
+    assert(!this.hasUnsent && sequence <= this.#sentSequence, 'what was applied stands before what was not sent');
+    this.push(type, flags, sequence, offset, length, data, false, atMs);
+    this.#unsent = this.#entries.length;
+    this.#unapplied = this.#unsent;
+    this.#appliedThroughSize = this.#throughSize;
   }
 
   /** A barrier after `sequence`, unless that is already the last thing said. */
@@ -214,6 +239,11 @@ export class Window {
       const entry = this.#entries[index]!;
       if (!entry.remark && entry.length > 0) visit(entry.offset, entry.length);
     }
+  }
+
+  /** The operations and barriers that the mirror has not recorded, in order. */
+  unrecorded(): WindowEntry[] {
+    return this.#entries.slice(this.#head).filter(({ remark }) => !remark);
   }
 
   #pin(data: Uint8Array): void {
