@@ -1,21 +1,23 @@
 /**
- * Applies the stream to the image, one frame after the other, in the order received.
+ * Applies the stream to the image or its staged run, one frame after the other, in the order received.
  *
  * - An epoch is durable before the first operation of the next touches the image: at a barrier the sync starts at once
- *   and the next operation waits for it.
+ *   and the next operation waits for it. A staged run does not touch the image, so there barriers are passed over.
  * - Frames that can be applied at once are; what arrives meanwhile waits in `#waiting`, bounded by the session, which
  *   stops reading when `backlogSize` passes its limit.
  * - The first failure ends the applier: nothing after it is applied, and `failed` is called once.
  */
 import { Failure } from '../base/failure.ts';
 import { FRAME_BARRIER, FRAME_COMPLETE, FRAME_REPAIR, type Frame, FrameType } from '../link/frame.ts';
-import { asMirrorFailure, type MirrorImage } from './image.ts';
+import { decodeStage } from '../link/messages.ts';
+import type { MirrorImage } from './image.ts';
+import { asMirrorFailure } from './mirror-failure.ts';
 
 export interface ApplierEvents {
   /** Positions moved: durable ones are worth telling at once. */
   progressed(durable: boolean): void;
   /** A checkpoint is durable. */
-  checkpointDone(number: number, sequence: number): void;
+  checkpointDone(number: number, sequence: number, complete: boolean): void;
   /** A pass of a rescan begins: everything before it has been applied. The payload is the key of its digests. */
   passBegan(key: Buffer): void;
   /** Compares a range with the primary's digest at this very position of the stream. */
@@ -34,6 +36,10 @@ export class Applier {
   /** The sync of the epoch that just ended, until it is done. */
   #barrier: Promise<void> | undefined;
   #idleWaiters: (() => void)[] = [];
+  /** Frames taken so far, and those that have been applied. */
+  #pushedCount = 0;
+  #doneCount = 0;
+  #doneWaiters: { readonly count: number; readonly wake: () => void }[] = [];
 
   constructor(image: MirrorImage, events: ApplierEvents) {
     this.#image = image;
@@ -53,6 +59,7 @@ export class Applier {
   /** Takes the next frame of the stream. */
   push(frame: Frame): void {
     if (this.#stopped) return;
+    this.#pushedCount += 1;
     this.#waiting.push(frame);
     this.#backlogSize += frame.payload.length + FRAME_COST_SIZE;
     if (!this.#busy) this.#run();
@@ -61,6 +68,15 @@ export class Applier {
   /** Ends at once, for a reason that lies outside the stream. */
   abort(reason: unknown): void {
     this.#fail(reason);
+  }
+
+  /** Resolves when everything pushed so far has been applied and its epochs are durable, or the applier has failed. */
+  async caughtUp(): Promise<void> {
+    const count = this.#pushedCount;
+    if (!this.#stopped && this.#doneCount < count) {
+      await new Promise<void>((wake) => this.#doneWaiters.push({ count, wake }));
+    }
+    await this.#barrier?.catch(() => undefined);
   }
 
   /** Takes nothing more; resolves when everything pushed has been applied, or has failed. */
@@ -118,6 +134,10 @@ export class Applier {
 
   #done(frame: Frame): void {
     this.#next += 1;
+    this.#doneCount += 1;
+    while (this.#doneWaiters[0] !== undefined && this.#doneWaiters[0].count <= this.#doneCount) {
+      this.#doneWaiters.shift()!.wake();
+    }
     this.#backlogSize -= frame.payload.length + FRAME_COST_SIZE;
     if (this.#next >= COMPACT_COUNT) {
       this.#waiting.splice(0, this.#next);
@@ -140,11 +160,14 @@ export class Applier {
       case FrameType.PASS:
         this.#events.passBegan(frame.payload);
         return undefined;
+      case FrameType.STAGE:
+        this.#checkPlace(frame.sequence);
+        return this.#afterBarrier(() => this.#image.stage(decodeStage(frame), frame.sequence));
+      case FrameType.MAP_VERSION:
+        return this.#image.sawMapVersion(frame.offset);
       case FrameType.CHECKPOINT:
         this.#checkPlace(frame.sequence);
-        return this.#image
-          .checkpoint(frame.offset, frame.sequence, (frame.flags & FRAME_COMPLETE) !== 0)
-          .then(() => this.#events.checkpointDone(frame.offset, frame.sequence));
+        return this.#afterBarrier(() => this.#checkpoint(frame));
       case FrameType.CHECK:
         return this.#events.check(frame);
       default:
@@ -156,35 +179,52 @@ export class Applier {
     if (!this.#stopped) return this.#mutate(frame);
   }
 
+  async #afterBarrier(action: () => Promise<void>): Promise<void> {
+    await this.#barrier;
+    if (!this.#stopped) await action();
+  }
+
+  async #checkpoint(frame: Frame): Promise<void> {
+    const complete = (frame.flags & FRAME_COMPLETE) !== 0;
+    if (complete) await this.#image.complete(frame.offset, frame.sequence);
+    else await this.#image.target.checkpoint(frame.offset, frame.sequence);
+    this.#events.checkpointDone(frame.offset, frame.sequence, complete);
+  }
+
   #mutate(frame: Frame): void | Promise<void> {
-    this.#image.checkSound();
+    const { target } = this.#image;
+    target.checkSound();
     const repair = (frame.flags & FRAME_REPAIR) !== 0;
-    const expected = this.#image.applied + (repair ? 0 : 1);
-    // A rescan leaves out operations that its pass will compare anyway, so there sequences may skip; they never repeat.
-    const skips = !repair && this.#image.state.consistent && frame.sequence !== expected;
+    const expected = target.applied + (repair ? 0 : 1);
+    // A comparison leaves out operations that its pass covers, a merge those that later ones cover: there sequences may
+    // skip. They never repeat.
+    const skips = !repair && target.inOrder && frame.sequence !== expected;
     if (frame.sequence < expected || skips) {
-      throw new Failure('frame-invalid', `operation ${frame.sequence} after ${this.#image.applied} is out of order`);
+      throw new Failure('frame-invalid', `operation ${frame.sequence} after ${target.applied} is out of order`);
     }
-    if (frame.offset + frame.length > this.#image.disk.size || frame.length === 0) {
+    if (frame.offset + frame.length > target.size || frame.length === 0) {
       throw new Failure('frame-invalid', 'an operation outside the image');
     }
     const pending =
       frame.type === FrameType.WRITE
-        ? this.#image.disk.write(frame.payload, frame.offset)
-        : this.#image.disk.zero(frame.offset, frame.length, false);
+        ? target.write(frame.payload, frame.offset)
+        : target.zero(frame.offset, frame.length);
     if (pending === undefined) return this.#mutated(frame, repair);
     return pending.then(() => this.#mutated(frame, repair));
   }
 
   #mutated(frame: Frame, repair: boolean): void {
-    if (!repair) this.#image.setApplied(frame.sequence);
+    if (!repair) this.#image.target.setApplied(frame.sequence);
     if ((frame.flags & FRAME_BARRIER) !== 0) this.#endEpoch(frame.sequence);
   }
 
   #endEpoch(sequence: number): void {
     this.#checkPlace(sequence);
-    this.#image.setApplied(sequence);
-    const barrier = this.#image.barrier().then(() => {
+    const { target } = this.#image;
+    target.setApplied(sequence);
+    const syncing = target.barrier();
+    if (syncing === undefined) return;
+    const barrier = syncing.then(() => {
       if (this.#barrier === barrier) this.#barrier = undefined;
       this.#events.progressed(true);
     });
@@ -192,11 +232,12 @@ export class Applier {
     barrier.catch((error: unknown) => this.#fail(error));
   }
 
-  /** A barrier or checkpoint stands after the last operation; during a rescan others may have been left out before it. */
+  /** A barrier or checkpoint stands after the last operation; where some are left out, they may be the last before it. */
   #checkPlace(sequence: number): void {
-    this.#image.checkSound();
-    const applied = this.#image.applied;
-    if (sequence < applied || (this.#image.state.consistent && sequence !== applied)) {
+    const { target } = this.#image;
+    target.checkSound();
+    const { applied } = target;
+    if (sequence < applied || (target.inOrder && sequence !== applied)) {
       throw new Failure('frame-invalid', `a barrier at ${sequence} after operation ${applied} is out of order`);
     }
   }
@@ -205,10 +246,10 @@ export class Applier {
     const reason = asMirrorFailure(error);
     if (this.#stopped) return;
     this.#stopped = true;
-    if (reason.code !== 'frame-invalid') this.#image.spoiled();
     this.#waiting = [];
     this.#next = 0;
     this.#backlogSize = 0;
+    for (const { wake } of this.#doneWaiters.splice(0)) wake();
     this.#events.failed(reason);
     this.#wakeIfIdle();
   }
@@ -220,12 +261,14 @@ const FRAME_COST_SIZE = 128;
 /** Applied frames are dropped from the head of the queue in lots of this many. */
 const COMPACT_COUNT = 1024;
 
+const WITH_PAYLOAD: ReadonlySet<number> = new Set([FrameType.WRITE, FrameType.PASS, FrameType.CHECK, FrameType.STAGE]);
+
 /** Checks what the frame decoder cannot know: that a WRITE's payload is its length. */
 export function checkOperation(frame: Frame): void {
   if (frame.type === FrameType.WRITE && frame.payload.length !== frame.length) {
     throw new Failure('frame-invalid', 'a write whose payload is not its length');
   }
-  if (frame.type !== FrameType.WRITE && frame.type !== FrameType.PASS && frame.type !== FrameType.CHECK) {
+  if (!WITH_PAYLOAD.has(frame.type)) {
     if (frame.payload.length !== 0) throw new Failure('frame-invalid', 'a payload where none belongs');
   }
 }

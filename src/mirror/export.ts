@@ -13,6 +13,7 @@ import type { Log } from '../base/log.ts';
 import type { World } from '../io/world.ts';
 import type { Channel } from '../link/channel.ts';
 import { FrameType } from '../link/frame.ts';
+import { relate } from '../link/lineage.ts';
 import {
   type Begin,
   BeginKind,
@@ -20,10 +21,14 @@ import {
   encodeRescanPlace,
   encodeWelcome,
   type Hello,
+  isStaged,
   VERSION_MAX,
 } from '../link/messages.ts';
 import type { Admission } from './admission.ts';
-import { asMirrorFailure, imagePath, isFollowed, MirrorImage } from './image.ts';
+import { type ImagePosition, isFollowed, MirrorImage } from './image.ts';
+import type { StagingRules } from './image-state.ts';
+import { asMirrorFailure } from './mirror-failure.ts';
+import { imagePath } from './open-image.ts';
 import { MirrorSession } from './session.ts';
 import type { MirrorExportStatus } from './status.ts';
 
@@ -49,6 +54,7 @@ export class MirrorExport {
   readonly #log: Log;
   readonly #directory: string;
   readonly #admission: Admission;
+  readonly #rules: StagingRules;
   #image: MirrorImage | undefined;
   #owner: Owner | undefined;
   #opening: Promise<unknown> = Promise.resolve();
@@ -57,18 +63,22 @@ export class MirrorExport {
   #lastSession: MirrorSession | undefined;
   #closed = false;
 
-  constructor(world: World, log: Log, directory: string, name: string, admission: Admission) {
+  constructor(world: World, log: Log, directory: string, name: string, admission: Admission, rules: StagingRules) {
     this.#world = world;
     this.#log = log.child({ export: name });
     this.#directory = directory;
     this.name = name;
     this.#admission = admission;
+    this.#rules = rules;
   }
 
-  /** Opens the image that a former process left, so that `status` shows it. Failures are kept as the problem. */
+  /**
+   * Opens the image that a former process left, so that `status` shows it, and finishes what was committed there.
+   * Failures are kept as the problem.
+   */
   async load(): Promise<void> {
     try {
-      this.#image = await MirrorImage.open(this.#world, this.#log, this.#directory, this.name);
+      await this.#open();
     } catch (error) {
       this.#problem = asMirrorFailure(error);
       this.#log.error({ code: this.#problem.code }, this.#problem.message);
@@ -99,7 +109,7 @@ export class MirrorExport {
         leaveQueue = release;
       });
       const image = await this.#prepare(hello, begin);
-      const session = new MirrorSession(this.#world, channel, hello, image, () => {
+      const session = new MirrorSession(this.#world, channel, hello, begin.kind, image, () => {
         // The next one may rescan; this session goes on streaming, for days perhaps.
         leaveQueue?.();
         leaveQueue = undefined;
@@ -109,7 +119,7 @@ export class MirrorExport {
       this.#problem = undefined;
       this.#log.info(
         { primary: channel.peerName, kind: KIND_NAMES[begin.kind], after: begin.sequence },
-        begin.kind === BeginKind.CATCH_UP ? 'the stream goes on' : 'a rescan begins',
+        BEGINNINGS[begin.kind],
       );
       const reason = await session.run();
       const fields = { primary: channel.peerName, applied: image.applied, code: reason?.code, reason: reason?.message };
@@ -151,7 +161,11 @@ export class MirrorExport {
       run: state?.run.toString('hex') ?? '',
       state: this.#stateName(image, session),
       consistent: image?.consistent ?? false,
+      exact: image?.exact ?? false,
+      committing: image?.committing ?? false,
       ...positions,
+      recordedAgeMs: state === undefined ? undefined : Math.max(0, this.#world.clock.wallMs() - state.recordedAtMs),
+      staging: image?.staging,
       lastMessageAgeMs: this.#lastSession?.lastMessageAgeMs,
       lag: this.#lastSession?.lag,
       primary: this.#owner?.channel.peerName,
@@ -199,8 +213,7 @@ export class MirrorExport {
       this.#image = undefined;
       await gone.abandon();
     }
-    this.#image ??= await MirrorImage.open(this.#world, this.#log, this.#directory, this.name);
-    const image = this.#image;
+    const image = await this.#open();
     if (image !== undefined) {
       if (!image.state.volumeId.equals(owner.hello.volumeId)) {
         throw new Failure('image-foreign', `${imagePath(this.#directory, this.name)} is the image of another volume`);
@@ -219,30 +232,33 @@ export class MirrorExport {
     this.#owner = owner;
   }
 
+  /** The image, with nothing left to be done from before; undefined when there is none. */
+  async #open(): Promise<MirrorImage | undefined> {
+    this.#image ??= await MirrorImage.open(this.#world, this.#log, this.#directory, this.name, this.#rules);
+    await this.#image?.finishCommit();
+    return this.#image;
+  }
+
   /** WELCOME, the queue of rescans, BEGIN. */
   async #negotiate(channel: Channel, hello: Hello, queued: (leave: () => void) => void): Promise<Begin> {
     const image = this.#image;
+    const position = image?.positionFor(hello) ?? NOWHERE;
+    const run = image?.run;
     channel.send([
       encodeWelcome({
         version: Math.min(VERSION_MAX, hello.versionMax),
-        consistent: image?.isConsistentFor(hello) ?? false,
+        ...position,
         fresh: image === undefined,
         seeded: image?.state.seeded ?? false,
         replicaId: image?.state.replicaId ?? NO_ID,
         generation: image?.state.generation ?? NO_ID,
-        run: image?.state.run ?? NO_ID,
-        parentRun: image?.state.parentRun ?? NO_ID,
-        parentSequence: image?.state.parentSequence ?? 0,
-        resumeAfter: image?.applied ?? 0,
-        recorded: image?.recorded ?? 0,
         checkpoint: image?.state.checkpoint ?? 0,
         size: image?.disk.size ?? 0,
-        exact: image?.consistent ?? false,
-        mapVersion: 0,
-        stagingId: NO_ID,
-        stagedSequence: 0,
-        stagedCheckpoint: 0,
-        stagingRoom: Number.MAX_SAFE_INTEGER,
+        mapVersion: image?.state.mapVersion ?? 0,
+        stagingId: run?.id ?? NO_ID,
+        stagedSequence: run?.staged ?? 0,
+        stagedCheckpoint: run?.stagedCheckpoint ?? 0,
+        stagingRoom: await this.#stagingRoom(image),
       }),
     ]);
     let frame = await channel.take(OPENING_TIMEOUT_MS);
@@ -257,16 +273,20 @@ export class MirrorExport {
       frame = await channel.take(QUEUE_TIMEOUT_MS);
     }
     const begin = decodeBegin(frame);
-    if (begin.kind !== BeginKind.CATCH_UP && !admitted)
+    if ((begin.kind === BeginKind.RESCAN || begin.kind === BeginKind.SEEDING) && !admitted)
       throw new Failure('frame-invalid', 'a rescan that was not admitted');
-    if (begin.kind === BeginKind.CATCH_UP && !resumable(image, hello, begin)) {
-      throw new Failure('frame-invalid', 'a catch-up from a position that the image does not have');
-    }
+    checkBegin(begin, hello, image, position);
     return begin;
   }
 
+  async #stagingRoom(image: MirrorImage | undefined): Promise<number> {
+    if (image !== undefined) return image.stagingRoom();
+    const free = await this.#world.files.freeSize(this.#directory);
+    return Math.min(free, this.#rules.limit ?? free);
+  }
+
   async #prepare(hello: Hello, begin: Begin): Promise<MirrorImage> {
-    this.#image ??= await MirrorImage.create(this.#world, this.#directory, this.name, hello);
+    this.#image ??= await MirrorImage.create(this.#world, this.#log, this.#directory, this.name, hello, this.#rules);
     await this.#image.begin(hello, begin);
     return this.#image;
   }
@@ -279,10 +299,10 @@ export class MirrorExport {
   }
 
   #stateName(image: MirrorImage | undefined, session: MirrorSession | undefined): MirrorExportStatus['state'] {
-    if (image === undefined) return this.#problem === undefined ? 'waiting' : 'failed';
-    if (session === undefined) return this.#problem === undefined ? 'waiting' : 'failed';
-    if (!image.state.consistent) return image.state.seeded ? 'rescan' : 'seeding';
-    return image.consistent && session.lag.operations < CATCH_UP_OPERATIONS ? 'streaming' : 'catch-up';
+    if (image === undefined || session === undefined) return this.#problem === undefined ? 'waiting' : 'failed';
+    if (image.run !== undefined) return session.kind === BeginKind.RESCAN ? 'rescan' : 'catch-up';
+    if (!image.state.consistent) return 'seeding';
+    return session.lag.operations < CATCH_UP_OPERATIONS ? 'streaming' : 'catch-up';
   }
 }
 
@@ -290,8 +310,45 @@ export class MirrorExport {
 const CATCH_UP_OPERATIONS = 10_000;
 
 const KIND_NAMES = ['catch-up', 'rescan', 'seeding', 'staged catch-up'] as const;
+const BEGINNINGS = ['the stream goes on', 'a rescan begins', 'a seeding begins', 'the stream goes on, staged'] as const;
 
-function resumable(image: MirrorImage | undefined, hello: Hello, begin: Begin): boolean {
-  if (image === undefined || !isFollowed(hello, image.state, image.applied)) return false;
-  return image.isConsistentFor(hello) && begin.sequence === image.applied && image.disk.size === hello.size;
+/** What a mirror says that has no image yet. */
+const NOWHERE: ImagePosition = {
+  consistent: false,
+  exact: false,
+  resumeAfter: 0,
+  recorded: 0,
+  run: NO_ID,
+  parentRun: NO_ID,
+  parentSequence: 0,
+};
+
+/** Throws `frame-invalid` for a session that would begin where the image is not, or destroy what it is. */
+function checkBegin(begin: Begin, hello: Hello, image: MirrorImage | undefined, position: ImagePosition): void {
+  const why = objectionTo(begin, hello, image, position);
+  if (why !== undefined) throw new Failure('frame-invalid', why);
+}
+
+function objectionTo(
+  begin: Begin,
+  hello: Hello,
+  image: MirrorImage | undefined,
+  position: ImagePosition,
+): string | undefined {
+  if (begin.kind === BeginKind.SEEDING) {
+    return position.consistent ? 'a seeding over an image that is consistent' : undefined;
+  }
+  if (image === undefined) return 'an image that is not there has to be seeded';
+  const followed = isFollowed(relate(hello, position, position.resumeAfter));
+  if (begin.kind === BeginKind.RESCAN) {
+    const behind = followed && begin.sequence < position.resumeAfter;
+    return behind ? 'a rescan behind the position of the image' : undefined;
+  }
+  const goesOn = isStaged(begin.kind) && image.run?.id.equals(begin.stagingId) && image.run.staged === begin.sequence;
+  const there = begin.sequence === position.resumeAfter || goesOn === true;
+  if (!followed || !position.consistent || !there || image.disk.size !== hello.size)
+    return 'a catch-up from a position that the image does not have';
+  if (begin.kind === BeginKind.CATCH_UP && !position.exact && begin.sentMax > begin.sequence)
+    return 'operations that may be in the image already have to come as a staged run';
+  return undefined;
 }

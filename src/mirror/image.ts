@@ -1,96 +1,97 @@
 /**
- * One image of the mirror with its state beside it: `DIR/NAME.img` and `DIR/NAME.img.twin/mirror`.
+ * One image of the mirror with its state beside it: `DIR/NAME.img` and `DIR/NAME.img.twin/`.
  *
- * Keeps the positions of the image in the run of its primary:
- * - `applied`: every operation up to here is in the image (as read);
- * - `durable`: and would survive a power loss here and now;
- * - `recorded`: and the state file says so: what a restart comes back to.
+ * The stream goes either straight into the image (direct-target.ts) or into a staged run over it (staged-run.ts), which
+ * is committed as one step. `target` is where it goes now.
  *
- * Invariants: recorded <= durable <= applied, in one run. `consistent` is durably false from before the first byte of a
- * rescan until its last byte is durable. The clean flag is durably clear from before the first byte of a session.
+ * Invariants:
+ * - `consistent` is durably false from before the first byte of a seeding until its last byte is durable;
+ * - the clean flag is durably clear from before the first byte that reaches the image in a session;
+ * - not a byte reaches the image while files of a staged run are there, but those of its own commit;
+ * - an image that is not exact (an unclean stop, a failed call) is changed by staged runs and seedings alone.
  *
- * Survives a crash: what the state file says. An unclean stop may leave operations after `recorded` in the image; the
- * primary sends them again.
+ * Survives a crash: what the state file says, and the staged run as of its last sync. An unclean stop may leave
+ * operations after `recorded` in the image; the primary sends them again.
  */
 import { assert } from '../base/assert.ts';
-import { ID_SIZE, NO_ID } from '../base/bytes.ts';
-import { errnoOf, Failure, isFailure } from '../base/failure.ts';
+import { NO_ID } from '../base/bytes.ts';
+import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import type { Disk } from '../io/disk.ts';
 import type { World } from '../io/world.ts';
-import { type Lineage, relate } from '../link/lineage.ts';
-import type { Begin, Hello } from '../link/messages.ts';
-import { BeginKind } from '../link/messages.ts';
-import { sameIdentity } from '../store/identity.ts';
-import { MIRROR_STATE, MIRROR_STATE_NAME, type MirrorState } from '../store/mirror-state.ts';
-import { createStateFile, openStateFile, type StateFile } from '../store/state-file.ts';
+import { type Lineage, type Relation, relate } from '../link/lineage.ts';
+import { type Begin, BeginKind, type Hello, isStaged, type Positions } from '../link/messages.ts';
+import type { View } from '../rescan/view.ts';
+import type { MirrorState } from '../store/mirror-state.ts';
+import { Staging } from '../store/staging.ts';
+import { DirectTarget } from './direct-target.ts';
+import { ImagePositions } from './image-positions.ts';
+import { DEFAULT_STAGING, type ImageParts, ImageState, type StagingRules } from './image-state.ts';
+import {
+  createImageFiles,
+  type ImageFiles,
+  imagePath,
+  openImageFiles,
+  statePath,
+  strangenessOf,
+} from './open-image.ts';
+import { NO_POSITION, StagedRun, type StagedStatus, stagingDirectory } from './staged-run.ts';
+import type { Target } from './target.ts';
 
-export function imagePath(directory: string, name: string): string {
-  return `${directory}/${name}.img`;
+/** What a session may assume of an image. */
+export interface ImagePosition extends Lineage {
+  /** The content is that of some position, or a legal crash state of it. */
+  readonly consistent: boolean;
+  /** Nothing beyond `resumeAfter` can be in it. */
+  readonly exact: boolean;
+  readonly resumeAfter: number;
+  readonly recorded: number;
 }
 
 export class MirrorImage {
-  readonly disk: Disk;
-  readonly #world: World;
-  readonly #file: StateFile<MirrorState>;
-  /** What the state file holds once the writes under way are done. Patches are facts, so merging them is safe. */
-  #state: MirrorState;
-  #applied: number;
-  #durable: number;
-  #recorded: number;
-  /** A sync failed in this session: what is applied from now on proves nothing. */
-  #lost = false;
-  /** The cache may hold what the medium lost: a sync failed, or the last stop was not clean. */
-  #cacheLies: boolean;
-  /** The image equals a position only from here on (operations beyond the recorded one may be in it already). */
-  #exactFrom: number;
+  readonly #parts: ImageParts;
+  readonly #direct: DirectTarget;
+  #run: StagedRun | undefined;
+  /** Files of a staged run may be there, though none is held. */
+  #leftovers = false;
+  /** The positions of the image are in a run that is not the primary's. */
+  #foreign = false;
+  /** The highest version of its map that the primary of this session has told. */
+  #mapVersion = 0;
+  /** The session compares everything that it has not compared before: its map version counts, even a lower one. */
+  #comparing = false;
+  #outcome: Lineage & { readonly generation: Buffer } = {
+    generation: NO_ID,
+    run: NO_ID,
+    parentRun: NO_ID,
+    parentSequence: 0,
+  };
 
-  private constructor(world: World, disk: Disk, file: StateFile<MirrorState>) {
-    this.#world = world;
-    this.disk = disk;
-    this.#file = file;
-    this.#state = file.state;
-    this.#applied = file.state.recorded;
-    this.#durable = file.state.recorded;
-    this.#recorded = file.state.recorded;
-    // After an unclean stop operations beyond the recorded one may be in the image: how many only the primary can say.
-    this.#cacheLies = !file.state.clean;
-    this.#exactFrom = file.state.clean ? file.state.recorded : Number.POSITIVE_INFINITY;
+  private constructor(world: World, log: Log, files: ImageFiles, rules: StagingRules) {
+    const state = new ImageState(world, files.file);
+    const positions = new ImagePositions(files.file.state.recorded, files.file.state.clean);
+    const checkInPlace = () => this.#checkInPlace();
+    this.#parts = { world, log, disk: files.disk, state, positions, rules, checkInPlace };
+    this.#direct = new DirectTarget(this.#parts);
   }
 
   /**
-   * Opens an image that is there; undefined when neither image nor state exist.
-   * Failures: `image-foreign` for an image without state, `image-missing` for the reverse, `state-corrupt`, `disk-busy`, and those of the disk.
+   * Opens an image that is there; undefined when neither image nor state exist. A committed staged run is not copied
+   * yet: `finishCommit` does, and comes before anything else.
+   * Failures: see openImageFiles.
    */
-  static async open(world: World, log: Log, directory: string, name: string): Promise<MirrorImage | undefined> {
-    const path = imagePath(directory, name);
-    const statePath = `${path}.twin/${MIRROR_STATE_NAME}`;
-    const present = await world.files.exists(path);
-    const file = await openStateFile(world.files, MIRROR_STATE, statePath);
-    if (file === undefined) {
-      if (present === undefined) return undefined;
-      throw new Failure('image-foreign', `${path} exists but was not made by this mirror (no state beside it)`);
-    }
-    if (present === undefined) {
-      const { seeded } = file.state;
-      await file.close();
-      // The power went while it was being created: there was never anything in it.
-      if (!seeded) return undefined;
-      throw new Failure('image-missing', `${path} is gone while its state in ${path}.twin is there`);
-    }
-    let disk: Disk;
+  static async open(
+    world: World,
+    log: Log,
+    directory: string,
+    name: string,
+    rules: StagingRules = DEFAULT_STAGING,
+  ): Promise<MirrorImage | undefined> {
+    const files = await openImageFiles(world, imagePath(directory, name));
+    if (files === undefined) return undefined;
+    const image = new MirrorImage(world, log, files, rules);
     try {
-      disk = await world.files.openDisk(path, { lock: 'exclusive' });
-    } catch (error) {
-      await file.close();
-      if (!isFailure(error, 'disk-empty') || file.state.seeded) throw error;
-      // The power went between making the file and giving it its size.
-      await world.files.remove(path);
-      return undefined;
-    }
-    const image = new MirrorImage(world, disk, file);
-    try {
-      await image.#distrustIfChanged(log, path);
+      await image.#findOut();
     } catch (error) {
       await image.#release();
       throw error;
@@ -99,151 +100,165 @@ export class MirrorImage {
   }
 
   /** Creates the image, all holes, and its state: not consistent, at no position. Durable on return. */
-  static async create(world: World, directory: string, name: string, hello: Hello): Promise<MirrorImage> {
-    const path = imagePath(directory, name);
-    await world.files.makeDirectory(`${path}.twin`);
-    // The state comes first: an image without state would be taken for somebody else's.
-    const file = await createStateFile(world.files, MIRROR_STATE, `${path}.twin/${MIRROR_STATE_NAME}`, {
-      replicaId: world.random.bytes(ID_SIZE),
-      volumeId: Buffer.from(hello.volumeId),
-      generation: Buffer.from(hello.generation),
-      run: NO_ID,
-      parentRun: NO_ID,
-      parentSequence: 0,
-      recorded: 0,
-      checkpoint: 0,
-      consistent: false,
-      clean: false,
-      seeded: false,
-      recordedAtMs: world.clock.wallMs(),
-      identity: { inode: '', size: hello.size, modifiedNs: 0n },
-      mapVersion: 0,
-      copiedId: NO_ID,
-    });
-    let disk: Disk | undefined;
-    try {
-      disk = await world.files.openDisk(path, { lock: 'exclusive', createSize: hello.size });
-      await disk.sync();
-      await world.files.syncDirectory(path.slice(0, path.lastIndexOf('/')));
-      return new MirrorImage(world, disk, file);
-    } catch (error) {
-      // The next attempt opens both again: it must find the image unlocked.
-      await disk?.close();
-      await file.close();
-      throw error;
-    }
+  static async create(
+    world: World,
+    log: Log,
+    directory: string,
+    name: string,
+    hello: Hello,
+    rules: StagingRules = DEFAULT_STAGING,
+  ): Promise<MirrorImage> {
+    return new MirrorImage(world, log, await createImageFiles(world, imagePath(directory, name), hello), rules);
+  }
+
+  get disk(): Disk {
+    return this.#parts.disk;
   }
 
   get state(): MirrorState {
-    return this.#state;
+    return this.#parts.state.now;
   }
 
   get applied(): number {
-    return this.#applied;
+    return this.#parts.positions.applied;
   }
 
   get durable(): number {
-    return this.#durable;
+    return this.#parts.positions.durable;
   }
 
   get recorded(): number {
-    return this.#recorded;
+    return this.#parts.positions.recorded;
   }
 
-  /** True when the image is the primary's content at `applied`. */
+  /** True when the content is that of some position, or a legal crash state of it. */
   get consistent(): boolean {
-    return this.#state.consistent && this.#applied >= this.#exactFrom;
+    return this.state.consistent && !this.committing;
+  }
+
+  /** True when nothing beyond `applied` can be in the image. */
+  get exact(): boolean {
+    return this.#parts.positions.exact;
+  }
+
+  /** A committed staged run waits to be copied: the image may be half new until `finishCommit`. */
+  get committing(): boolean {
+    return this.#run?.committed === true;
+  }
+
+  /** The staged run that is open, or kept for a session that goes on with it. */
+  get run(): StagedRun | undefined {
+    return this.#run;
+  }
+
+  get staging(): StagedStatus | undefined {
+    return this.#run?.status;
+  }
+
+  /** Where the stream goes now. */
+  get target(): Target {
+    return this.#run ?? this.#direct;
+  }
+
+  /** What digests are made of. */
+  get view(): View {
+    return this.#run?.view ?? { disk: this.disk, size: this.disk.size };
+  }
+
+  /** The positions as the session's primary counts. */
+  get positions(): Omit<Positions, 'received'> {
+    const run = this.#run;
+    const { applied, durable, recorded } = this;
+    const staged = run?.staged ?? 0;
+    const stagedSize = run?.stagedSize ?? 0;
+    if (run !== undefined && this.#foreign) return { applied: 0, durable: 0, recorded: 0, staged, stagedSize };
+    return { applied, durable, recorded, staged, stagedSize };
   }
 
   /**
-   * True when that primary may take the image for its own content at `applied`, once it has sent again what may be in it
-   * beyond that. Operations of another run that began at the same place it would never send.
+   * What that primary may assume. Where operations may be in the image that it would never send (those of another run
+   * that began at the same place), the image is at no position for it.
    */
-  isConsistentFor(hello: Hello): boolean {
-    const { consistent, run } = this.#state;
-    const exact = this.#applied >= this.#exactFrom;
-    return consistent && (exact || run.equals(hello.run) || run.equals(hello.parentRun));
+  positionFor(hello: Hello): ImagePosition {
+    const { run, parentRun, parentSequence } = this.state;
+    const { consistent, exact } = this;
+    // An image that is not exact has gone back to its recorded position.
+    const { applied: resumeAfter, recorded } = this;
+    const position = { consistent, exact, resumeAfter, recorded, run, parentRun, parentSequence };
+    const strange = !exact && consistent && this.#relationTo(hello) === 'handed-on' && !run.equals(hello.parentRun);
+    if (!strange) return position;
+    return { ...position, resumeAfter: 0, recorded: 0, run: NO_ID, parentRun: NO_ID, parentSequence: 0 };
   }
 
-  /** A session begins: the state says durably what is about to become true, before the image is touched. */
+  /** Bytes that a staged run may take: the lower of the limit and the free space, less what a commit would need. */
+  async stagingRoom(): Promise<number> {
+    const free = await freeSizeFor(this.#parts.world, this.disk.path);
+    const room = Math.max(0, free + (this.#run?.stagedSize ?? 0) - (this.#run?.wanted ?? 0));
+    return Math.min(room, this.#parts.rules.limit ?? room);
+  }
+
+  /** Copies a committed staged run that waits for it. Failures: of the disk; then it waits on. */
+  async finishCommit(): Promise<void> {
+    if (this.#run?.committed !== true) return;
+    await this.#run.finish();
+    this.#run = undefined;
+    this.#leftovers = false;
+    this.#foreign = false;
+  }
+
+  /**
+   * A session begins: the state says durably what is about to become true, before the image is touched. The begin was
+   * checked: its position is one that the image has.
+   */
   async begin(hello: Hello, begin: Begin): Promise<void> {
-    if (hello.size > this.disk.size) {
-      assert(begin.kind !== BeginKind.CATCH_UP, 'a grown disk is rescanned');
-      await this.disk.resize(hello.size);
+    assert(this.#run?.committed !== true, 'a committed run is copied before a session begins');
+    this.#mapVersion = hello.mapVersion;
+    this.#comparing = begin.kind === BeginKind.RESCAN || begin.kind === BeginKind.SEEDING;
+    this.#outcome = { generation: Buffer.from(hello.generation), ...lineageOf(hello) };
+    this.#parts.positions.sessionBegan();
+    await this.#recordMapVersion();
+    if (isStaged(begin.kind)) await this.#beginStaged(hello, begin);
+    else if (begin.kind === BeginKind.CATCH_UP) await this.#beginCatchUp(begin);
+    else await this.#beginSeeding(hello, begin);
+    this.#parts.world.points.reached('mirror-session-recorded');
+  }
+
+  /** STAGE in the stream: a staged run begins here, behind the operation with that sequence, the last one applied. */
+  async stage(id: Buffer, sequence: number): Promise<void> {
+    if (this.#run !== undefined || !this.state.consistent) {
+      throw new Failure('frame-invalid', 'a staged run inside another, or over an image that is not consistent');
     }
-    this.#lost = false;
-    await this.#sync();
-    if (begin.kind === BeginKind.CATCH_UP) {
-      assert(begin.sequence === this.#applied, 'catch-up goes on after what was applied');
-      if (this.#applied < this.#exactFrom) this.#exactFrom = begin.sentMax;
-      // A run that was handed on is adopted here, durably, before its first operation.
-      await this.#patch({ clean: false, ...lineageOf(hello), recorded: this.#durable });
-      this.#wroteDown(this.#durable);
-      return;
+    // What the commit relies on must not be lost when the power goes in its middle.
+    await this.#direct.record();
+    await this.#createRun(id, this.disk.size, sequence, false);
+  }
+
+  /** The checkpoint that completes what was begun. Everything is at `sequence` afterwards, durably. */
+  async complete(number: number, sequence: number): Promise<void> {
+    const run = this.#run;
+    if (run === undefined) {
+      await this.#direct.complete(number, sequence, this.#comparing ? this.#mapVersion : undefined);
+    } else {
+      await run.complete(number, sequence);
+      this.#run = undefined;
+      this.#leftovers = false;
     }
-    // What a digest reads must be what the medium holds, not what a failed sync has left in the cache.
-    if (this.#cacheLies) await this.disk.dropCache();
-    this.#cacheLies = false;
-    const known = isFollowed(hello, this.#state, this.#applied) && begin.sequence >= this.#applied;
-    this.#applied = begin.sequence;
-    this.#durable = begin.sequence;
-    this.#exactFrom = begin.sequence;
-    this.#recorded = begin.sequence;
-    await this.#patch({
-      clean: false,
-      consistent: false,
-      generation: Buffer.from(hello.generation),
-      ...lineageOf(hello),
-      recorded: begin.sequence,
-      // Where the run is known the number stays: an older copy of this image still has an older one.
-      checkpoint: known ? this.#state.checkpoint : 0,
-    });
+    this.#comparing = false;
+    this.#foreign = false;
   }
 
-  /** Throws `io-error` when a sync has failed in this session: the positions have gone back and must stay there. */
-  checkSound(): void {
-    if (this.#lost) throw new Failure('io-error', `a sync of ${this.disk.path} failed`);
-  }
-
-  /** The operation with that sequence is in the image. */
-  setApplied(sequence: number): void {
-    if (this.#lost) return;
-    assert(sequence >= this.#applied, 'operations are applied in order');
-    this.#applied = sequence;
-  }
-
-  /**
-   * Makes everything applied so far durable. On failure lost pages may sit in the cache as if clean: the image goes
-   * back to `recorded`, so that the primary sends them again.
-   */
-  async #sync(): Promise<void> {
-    const applied = this.#applied;
-    try {
-      await this.disk.sync();
-      // When another sync failed while this one waited, its success proves nothing about the pages that were lost then.
-      this.checkSound();
-    } catch (error) {
-      this.#lost = true;
-      this.#cacheLies = true;
-      this.#exactFrom = Math.max(this.#exactFrom, this.#applied);
-      this.#applied = this.#recorded;
-      this.#durable = this.#recorded;
-      throw error;
-    }
-    this.#durable = Math.max(this.#durable, Math.min(applied, this.#applied));
-  }
-
-  /** Ends an epoch: durable on return. */
-  barrier(): Promise<void> {
-    return this.#sync();
+  /** The primary's map has that version: durable on return, never lower than before. */
+  async sawMapVersion(version: number): Promise<void> {
+    this.#mapVersion = Math.max(this.#mapVersion, version);
+    await this.#recordMapVersion();
   }
 
   /** False when the image or its state was deleted, moved or replaced under our hands: what we write goes nowhere. */
   async isInPlace(): Promise<boolean> {
     const { path } = this.disk;
     const [inode, state, identity] = await Promise.all([
-      this.#world.files.inodeOf(path),
-      this.#world.files.exists(`${path}.twin/${MIRROR_STATE_NAME}`),
+      this.#parts.world.files.inodeOf(path),
+      this.#parts.world.files.exists(statePath(path)),
       this.disk.identity(),
     ]);
     return inode === identity.inode && state === 'file';
@@ -258,48 +273,142 @@ export class MirrorImage {
     }
   }
 
-  /** Makes what is applied durable and writes the position down. Failure: `image-missing`, and those of the disk. */
-  async record(): Promise<void> {
-    if (this.#durable < this.#applied) await this.#sync();
-    await this.#checkInPlace();
-    const durable = this.#durable;
-    await this.#patch({ recorded: durable });
-    this.#wroteDown(durable);
-  }
-
   /**
-   * A checkpoint: durable and written down on return. The image is at `sequence` then: the last operations before it may
-   * be ones that were left to a comparison and never came by themselves. `complete`: it is consistent from now on.
+   * A session has ended; nothing is under way. What was applied is recorded, what was staged is kept where a later
+   * session can go on with it. `sound`: nothing failed here. Failures: of the disk.
    */
-  async checkpoint(number: number, sequence: number, complete: boolean): Promise<void> {
-    this.setApplied(sequence);
-    await this.#sync();
-    await this.#checkInPlace();
-    const durable = this.#durable;
-    await this.#patch({
-      recorded: durable,
-      checkpoint: number,
-      ...(complete ? { consistent: true, seeded: true } : {}),
-    });
-    this.#wroteDown(durable);
+  async sessionEnded(sound: boolean): Promise<void> {
+    const run = this.#run;
+    if (run === undefined) {
+      if (sound) await this.#direct.record();
+      return;
+    }
+    if (run.committed) return;
+    if (run.resumable) {
+      try {
+        await run.record();
+        if (run.resumable) return;
+      } catch (error) {
+        await this.dropRun();
+        throw error;
+      }
+    }
+    // It went through and was not completed: nothing is known of the image but by comparing everything.
+    if (this.recorded !== this.state.recorded) this.#parts.positions.forget();
+    await this.dropRun();
   }
 
-  /** A call to the disk failed: what it did is not known until the next operation has been applied (again). */
-  spoiled(): void {
-    this.#exactFrom = Math.max(this.#exactFrom, this.#applied + 1);
+  /** Gives up the uncommitted staged run, durably. The image stays as it is. */
+  async dropRun(): Promise<void> {
+    const run = this.#run;
+    assert(run?.committed !== true, 'a committed run is not given up');
+    this.#run = undefined;
+    if (run !== undefined) {
+      this.#leftovers = true;
+      await run.remove();
+    } else if (this.#leftovers) {
+      await Staging.discard(this.#parts.world.files, stagingDirectory(this.disk.path));
+    }
+    this.#leftovers = false;
   }
 
   /** Clean stop. No operation may be under way. */
   async close(): Promise<void> {
+    const { state, positions, world } = this.#parts;
     try {
-      await this.record();
+      await this.sessionEnded(true);
+      if (this.committing) return;
       // The cache outlives this process, and with it what a failed sync has left there. Where the image is exact and
       // consistent the primary has sent that again.
-      const sound = this.#applied >= this.#exactFrom && (this.#state.consistent || !this.#cacheLies);
-      await this.#patch({ clean: sound, identity: await this.disk.identity() });
+      const clean = positions.exact && (this.state.consistent || !positions.cacheLies);
+      await state.patch({ clean, identity: await this.disk.identity() });
+      world.points.reached('mirror-clean-recorded');
     } finally {
       await this.#release();
     }
+  }
+
+  async #beginCatchUp(begin: Begin): Promise<void> {
+    const { state, positions } = this.#parts;
+    await this.dropRun();
+    assert(begin.sequence === positions.applied, 'catch-up goes on after what was applied');
+    assert(
+      positions.exact || begin.sentMax <= begin.sequence,
+      'an image that is not exact is caught up by a staged run',
+    );
+    await this.#direct.sync();
+    const { run, parentRun, parentSequence } = this.#outcome;
+    // A run that was handed on is adopted here, durably, before its first operation.
+    await state.patchPosition({ run, parentRun, parentSequence, recorded: positions.durable }, { clean: false });
+    positions.moveTo(positions.durable);
+    this.#foreign = false;
+  }
+
+  async #beginSeeding(hello: Hello, begin: Begin): Promise<void> {
+    const { state, positions } = this.#parts;
+    await this.dropRun();
+    if (hello.size > this.disk.size) await this.disk.resize(hello.size);
+    await this.#direct.sync();
+    await this.#dropLies();
+    const known = isFollowed(this.#relationTo(hello)) && begin.sequence >= positions.applied;
+    const { generation, run, parentRun, parentSequence } = this.#outcome;
+    await state.patchPosition(
+      {
+        run,
+        parentRun,
+        parentSequence,
+        recorded: begin.sequence,
+        // Where the run is known the number stays: an older copy of this image still has an older one.
+        checkpoint: known ? this.state.checkpoint : 0,
+      },
+      { clean: false, consistent: false, generation },
+    );
+    positions.moveTo(begin.sequence);
+    this.#foreign = false;
+  }
+
+  async #beginStaged(hello: Hello, begin: Begin): Promise<void> {
+    const { positions } = this.#parts;
+    this.#foreign = !isFollowed(this.#relationTo(hello));
+    if (positions.recorded < positions.applied) await this.#direct.record();
+    else await this.#direct.sync();
+    // What a digest reads must be what the medium holds, not what a failed sync has left in the cache.
+    if (begin.kind === BeginKind.RESCAN) await this.#dropLies();
+    const run = this.#run;
+    const goesOn = run?.resumable === true && run.id.equals(begin.stagingId) && run.staged === begin.sequence;
+    if (run !== undefined && goesOn && run.applied === run.staged && run.size === hello.size) {
+      this.#join(run);
+      return;
+    }
+    await this.dropRun();
+    await this.#createRun(begin.stagingId, hello.size, begin.sequence, begin.kind === BeginKind.CATCH_UP_STAGED);
+  }
+
+  async #createRun(id: Buffer, size: number, sequence: number, inOrder: boolean): Promise<void> {
+    this.#leftovers = true;
+    this.#run = await StagedRun.create(this.#parts, Buffer.from(id), size, sequence, inOrder);
+    this.#join(this.#run);
+  }
+
+  #join(run: StagedRun): void {
+    const mapVersion = () => (this.#comparing ? this.#mapVersion : this.state.mapVersion);
+    run.join({ ...this.#outcome, mapVersion });
+  }
+
+  async #dropLies(): Promise<void> {
+    if (!this.#parts.positions.cacheLies) return;
+    await this.disk.dropCache();
+    this.#parts.positions.cacheDropped();
+  }
+
+  async #recordMapVersion(): Promise<void> {
+    if (this.#mapVersion <= this.state.mapVersion) return;
+    await this.#parts.state.patch({ mapVersion: this.#mapVersion });
+    this.#parts.world.points.reached('mirror-map-version-recorded');
+  }
+
+  #relationTo(hello: Hello): Relation {
+    return relate(hello, this.state, this.applied);
   }
 
   async #checkInPlace(): Promise<void> {
@@ -308,50 +417,77 @@ export class MirrorImage {
   }
 
   async #release(): Promise<void> {
-    await this.#file.close();
+    await this.#run?.close();
+    await this.#parts.state.close();
     await this.disk.close();
   }
 
-  /** The state file says so. A sync that failed meanwhile took back what came after this, not this. */
-  #wroteDown(durable: number): void {
-    this.#recorded = Math.max(this.#recorded, durable);
-    this.#durable = Math.max(this.#durable, durable);
-    this.#applied = Math.max(this.#applied, durable);
-  }
-
-  async #patch(patch: Partial<MirrorState>): Promise<void> {
-    this.#state = { ...this.#state, ...patch, recordedAtMs: this.#world.clock.wallMs() };
-    await this.#file.write(this.#state);
-  }
-
-  /** After a clean stop the image must be as it was left; otherwise its position means nothing. */
-  async #distrustIfChanged(log: Log, path: string): Promise<void> {
-    if (!this.#state.clean) return;
-    if (sameIdentity(this.#state.identity, await this.disk.identity())) return;
-    log.warn({ image: path }, 'the image was changed while no mirror was running: everything will be compared');
+  /** What a former process has left. */
+  async #findOut(): Promise<void> {
+    const { state, log } = this.#parts;
+    const identity = await this.disk.identity();
+    const run = await this.#openRun();
+    this.#run = run;
+    const strangeness = strangenessOf(this.state, identity, run?.committed === true);
+    if (strangeness !== undefined) {
+      log.warn({ image: this.disk.path }, `${strangeness}: everything will be compared`);
+      await this.#distrust();
+      return;
+    }
+    if (this.state.identity.inode !== identity.inode) {
+      await state.patch({ identity: { ...this.state.identity, inode: identity.inode } });
+    }
+    const { copiedId } = this.state;
+    const based = run?.base.run.equals(this.state.run) === true && run.base.sequence === this.recorded;
+    if (run === undefined || based || (run.committed && run.id.equals(copiedId))) return;
+    // It lies over another position than the image has.
+    if (!run.committed) {
+      await this.dropRun();
+      return;
+    }
+    log.error(
+      { image: this.disk.path },
+      'the staged run belongs to another state of the image: everything will be compared',
+    );
     await this.#distrust();
   }
 
+  async #openRun(): Promise<StagedRun | undefined> {
+    try {
+      return await StagedRun.open(this.#parts);
+    } catch (error) {
+      if (!isFailure(error, 'state-corrupt')) throw error;
+      // No byte of it is in the image before the state says so; where it says so, the image is distrusted.
+      this.#parts.log.error({ image: this.disk.path, err: error }, 'the staged run cannot be read and is given up');
+      await Staging.discard(this.#parts.world.files, stagingDirectory(this.disk.path));
+      return undefined;
+    }
+  }
+
+  /** The position means nothing. First the staged run goes: it must never be copied into what is there now. */
   async #distrust(): Promise<void> {
-    this.#applied = 0;
-    this.#durable = 0;
-    this.#recorded = 0;
-    await this.#patch({
-      run: NO_ID,
-      parentRun: NO_ID,
-      parentSequence: 0,
-      recorded: 0,
-      checkpoint: 0,
+    const run = this.#run;
+    this.#run = undefined;
+    if (run !== undefined) await run.remove();
+    this.#parts.positions.forget();
+    await this.#parts.state.patch({
+      ...NO_POSITION,
       consistent: false,
       clean: false,
+      committing: false,
+      identity: await this.disk.identity(),
     });
   }
 }
 
-/** True when a position of this image means something to that primary: its own run, or the one it was handed. */
-export function isFollowed(hello: Hello, state: MirrorState, applied: number): boolean {
-  const relation = relate(hello, state, applied);
+/** True when a position means something to that primary: its own run, or the one it was handed. */
+export function isFollowed(relation: Relation): boolean {
   return relation === 'same-run' || relation === 'handed-on';
+}
+
+/** Bytes that may still be written where that image is. */
+function freeSizeFor(world: World, path: string): Promise<number> {
+  return world.files.freeSize(path.slice(0, path.lastIndexOf('/')) || '/');
 }
 
 /** The lineage of a HELLO, in buffers of its own. */
@@ -361,18 +497,4 @@ function lineageOf(hello: Hello): Lineage {
     parentRun: Buffer.from(hello.parentRun),
     parentSequence: hello.parentSequence,
   };
-}
-
-/** A failure of our own disk, as the primary should read it. */
-export function asMirrorFailure(error: unknown): Failure {
-  if (error instanceof Failure) {
-    if (error.code === 'no-space')
-      return new Failure('mirror-no-space', `the mirror’s disk is full: ${error.message}`, { cause: error });
-    if (error.code === 'io-error' || error.code === 'not-permitted') {
-      return new Failure('mirror-io-error', `the mirror’s disk failed: ${error.message}`, { cause: error });
-    }
-    return error;
-  }
-  if (errnoOf(error) !== undefined) return new Failure('mirror-io-error', String(error), { cause: error });
-  throw error;
 }

@@ -1,6 +1,7 @@
 import type { Address } from '../io/network.ts';
 import type { ChannelTiming } from '../link/channel.ts';
 import type { LinkTls } from '../secure/tls.ts';
+import type { StagingRules } from './image-state.ts';
 import type { MirrorStatus } from './status.ts';
 
 export interface MirrorOptions {
@@ -10,6 +11,8 @@ export interface MirrorOptions {
   readonly tls: LinkTls;
   /** Rescans that run at the same time; the others queue. Default 4. */
   readonly rescansMax?: number;
+  /** Room for staged runs. Default: what the disk has; when it runs out the image stays as it is. */
+  readonly staging?: StagingRules;
   /** Liveness of the link; for tests. */
   readonly timing?: ChannelTiming;
 }

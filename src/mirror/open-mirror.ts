@@ -11,6 +11,7 @@ import { mayWrite } from '../secure/identity.ts';
 import { Admission } from './admission.ts';
 import { MirrorExport } from './export.ts';
 import { findExports } from './find-exports.ts';
+import { DEFAULT_STAGING } from './image-state.ts';
 import type { Mirror, MirrorOptions } from './mirror.ts';
 import type { MirrorStatus } from './status.ts';
 
@@ -32,6 +33,7 @@ export async function openMirror(world: World, log: Log, options: MirrorOptions)
     throw new Failure('directory-missing', `${directory} is not a directory`);
   }
   const lock = await world.files.lockDirectory(directory);
+  const rules = options.staging ?? DEFAULT_STAGING;
   const admission = new Admission(options.rescansMax ?? RESCANS_MAX);
   const exports = new Map<string, MirrorExport>();
   const sessions = new Set<Promise<void>>();
@@ -44,7 +46,7 @@ export async function openMirror(world: World, log: Log, options: MirrorOptions)
     if (existing !== undefined) return existing;
     if (exports.size >= EXPORTS_MAX)
       throw new Failure('name-taken', `this mirror keeps no more than ${EXPORTS_MAX} exports`);
-    const created = new MirrorExport(world, log, directory, name, admission);
+    const created = new MirrorExport(world, log, directory, name, admission, rules);
     exports.set(name, created);
     return created;
   }

@@ -1,9 +1,9 @@
 /**
  * One session of a mirror: from the primary's BEGIN to the end of the channel.
  *
- * It feeds the applier, answers digests, acknowledges, and writes the position down at least every RECORD_INTERVAL_MS
- * or quarter of the primary's window while things move. Reading pauses while more than BACKLOG_SIZE_MAX waits to be
- * applied, so a fast primary cannot make the mirror's memory grow.
+ * It feeds the applier, answers digests, acknowledges, and writes the position (of the image, or of what is staged) down
+ * at least every RECORD_INTERVAL_MS or quarter of the primary's window while things move. Reading pauses while more than
+ * BACKLOG_SIZE_MAX waits to be applied, so a fast primary cannot make the mirror's memory grow.
  */
 import { Failure } from '../base/failure.ts';
 import { MIB } from '../base/units.ts';
@@ -12,10 +12,11 @@ import { digestOf } from '../io/digest.ts';
 import type { World } from '../io/world.ts';
 import type { Channel } from '../link/channel.ts';
 import { encodeFrame, type Frame, FrameType } from '../link/frame.ts';
-import { encodeAck, type Hello, type Positions } from '../link/messages.ts';
+import { type BeginKindCode, encodeAck, type Hello, type Positions } from '../link/messages.ts';
 import { RescanTarget } from '../rescan/target.ts';
 import { Applier, checkOperation } from './applier.ts';
-import { asMirrorFailure, type MirrorImage } from './image.ts';
+import type { MirrorImage } from './image.ts';
+import { asMirrorFailure } from './mirror-failure.ts';
 
 const BACKLOG_SIZE_MAX = 32 * MIB;
 const RECORD_INTERVAL_MS = 200;
@@ -28,6 +29,8 @@ const ACK_INTERVAL_MS = 5;
 export class MirrorSession {
   readonly hello: Hello;
   readonly channel: Channel;
+  /** How it began. */
+  readonly kind: BeginKindCode;
   readonly #world: World;
   readonly #image: MirrorImage;
   readonly #applier: Applier;
@@ -48,30 +51,39 @@ export class MirrorSession {
   readonly #ended: Promise<Failure | undefined>;
   #end: (reason: Failure | undefined) => void = () => undefined;
 
-  /** `inStep` is called when a rescan is complete. */
-  constructor(world: World, channel: Channel, hello: Hello, image: MirrorImage, inStep: () => void) {
+  /** `inStep` is called when what the session began with is complete. */
+  constructor(
+    world: World,
+    channel: Channel,
+    hello: Hello,
+    kind: BeginKindCode,
+    image: MirrorImage,
+    inStep: () => void,
+  ) {
     this.hello = hello;
+    this.kind = kind;
     this.channel = channel;
     this.#world = world;
     this.#image = image;
-    this.#received = image.applied;
-    this.#primarySequence = image.applied;
+    this.#received = image.target.applied;
+    this.#primarySequence = this.#received;
     this.#lastMessageMs = world.clock.nowMs();
     this.#ended = new Promise((resolve) => {
       this.#end = resolve;
     });
     this.#target = new RescanTarget(
-      image.disk,
-      world.scan,
+      () => image.view,
+      world,
       (reply) => channel.send([reply]),
       (error) => this.#applier.abort(error),
     );
     this.#applier = new Applier(image, {
       progressed: (durable) => this.#progressed(durable),
-      checkpointDone: (number, sequence) => {
-        channel.send([encodeFrame(FrameType.CHECKPOINT_DONE, { sequence, offset: number })]);
+      checkpointDone: (number, sequence, complete) => {
+        // Who is told that a run is complete must know its positions already.
         this.#ackNow();
-        if (image.state.consistent) inStep();
+        channel.send([encodeFrame(FrameType.CHECKPOINT_DONE, { sequence, offset: number })]);
+        if (complete) inStep();
       },
       passBegan: (key) => this.#target.passBegan(key),
       check: (frame) => this.#check(frame),
@@ -90,11 +102,23 @@ export class MirrorSession {
     return this.#world.clock.nowMs() - this.#lastMessageMs;
   }
 
-  /** What the primary had beyond us when it last said something, less what has come since. */
+  /**
+   * What the primary had beyond the image when it last said something, less what has come since. What is staged is
+   * beyond the image.
+   */
   get lag(): { operations: number; bytes: number } {
-    const operations = Math.max(0, Math.max(this.#primarySequence, this.#received) - this.#image.applied);
-    const bytes = operations === 0 ? 0 : this.#primaryUnsentSize + this.#applier.backlogSize;
+    const { applied, stagedSize } = this.#image.positions;
+    const operations = Math.max(0, Math.max(this.#primarySequence, this.#received) - applied);
+    const bytes = operations === 0 ? 0 : this.#primaryUnsentSize + this.#applier.backlogSize + stagedSize;
     return { operations, bytes };
+  }
+
+  /** Resolves when everything received so far is applied and written down. Failures: of the disk, or why it ended. */
+  async settle(): Promise<void> {
+    await this.#applier.caughtUp();
+    if (this.#failure !== undefined) throw this.#failure;
+    await this.#image.target.record();
+    this.#ackNow();
   }
 
   /**
@@ -121,11 +145,9 @@ export class MirrorSession {
     await this.#applier.finish();
     await this.#recording;
     // The primary may be gone for good: what was applied should not depend on our own luck as well.
-    if (this.#failure === undefined) {
-      await this.#image.record().catch((error: unknown) => {
-        this.#failure = asMirrorFailure(error);
-      });
-    }
+    await this.#image.sessionEnded(this.#failure === undefined).catch((error: unknown) => {
+      this.#failure ??= asMirrorFailure(error);
+    });
     return this.#failure ?? reason;
   }
 
@@ -169,7 +191,7 @@ export class MirrorSession {
   }
 
   #recordSoon(): void {
-    if (this.#recordTimer !== undefined || this.#image.recorded >= this.#image.applied) return;
+    if (this.#recordTimer !== undefined || !this.#image.target.unrecorded) return;
     this.#recordTimer = this.#world.clock.after(RECORD_INTERVAL_MS, () => {
       this.#recordTimer = undefined;
       this.#record();
@@ -179,7 +201,7 @@ export class MirrorSession {
   #record(): void {
     if (this.#recording !== undefined || this.channel.ended) return;
     this.#sinceRecordSize = 0;
-    this.#recording = this.#image
+    this.#recording = this.#image.target
       .record()
       .then(
         () => this.#ackNow(),
@@ -192,15 +214,7 @@ export class MirrorSession {
   }
 
   #positions(): Positions {
-    const image = this.#image;
-    return {
-      received: Math.max(this.#received, image.applied),
-      applied: image.applied,
-      durable: image.durable,
-      recorded: image.recorded,
-      staged: 0,
-      stagedSize: 0,
-    };
+    return { received: Math.max(this.#received, this.#image.target.applied), ...this.#image.positions };
   }
 
   #ackSoon(): void {
@@ -222,7 +236,7 @@ export class MirrorSession {
     this.#ackTimer?.cancel();
     this.#ackTimer = undefined;
     const positions = this.#positions();
-    const text = `${positions.received} ${positions.applied} ${positions.durable} ${positions.recorded}`;
+    const text = Object.values(positions).join(' ');
     if (text === this.#acked) return;
     this.#acked = text;
     this.channel.send([encodeAck(positions)]);
@@ -235,12 +249,12 @@ export class MirrorSession {
       key === undefined ||
       frame.length === 0 ||
       frame.length > MIB ||
-      frame.offset + frame.length > this.#image.disk.size
+      frame.offset + frame.length > this.#image.target.size
     ) {
       throw new Failure('frame-invalid', 'malformed CHECK frame');
     }
     const block = Buffer.allocUnsafe(frame.length);
-    await this.#image.disk.read(block, frame.offset);
+    await this.#image.target.read(block, frame.offset);
     const same = digestOf(block, key, frame.offset).equals(frame.payload) ? 1 : 0;
     this.channel.send([
       encodeFrame(FrameType.CHECK_RESULT, {

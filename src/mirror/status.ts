@@ -1,4 +1,5 @@
 /** What a mirror tells about itself. Plain data, ready for JSON. */
+import type { StagedStatus } from './staged-run.ts';
 
 export interface MirrorExportStatus {
   readonly name: string;
@@ -11,12 +12,23 @@ export interface MirrorExportStatus {
   readonly run: string;
   /** `streaming` etc. as far as the mirror knows: what it is doing with this export. */
   readonly state: 'waiting' | 'catch-up' | 'streaming' | 'rescan' | 'seeding' | 'failed';
-  /** True when the image is the primary's content at `applied`; false in the middle of a seeding or rescan. */
+  /**
+   * True when the image is the primary's content at some position, or a legal crash state of it; false until a first
+   * seeding is complete, while a committed run is being copied, and where a staged run went on without room.
+   */
   readonly consistent: boolean;
+  /** Nothing beyond `applied` can be in the image: it is the content at that very position. */
+  readonly exact: boolean;
+  /** A committed staged run waits to be copied into the image; until then it may be half new. `recover` does it too. */
+  readonly committing: boolean;
   readonly received: number;
   readonly applied: number;
   readonly durable: number;
   readonly recorded: number;
+  /** Age of the recorded position. */
+  readonly recordedAgeMs: number | undefined;
+  /** The staged run that is open, or kept for a session that goes on with it. */
+  readonly staging: StagedStatus | undefined;
   /** Milliseconds since the last message from the primary; undefined when none came since this process started. */
   readonly lastMessageAgeMs: number | undefined;
   /**

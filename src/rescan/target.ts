@@ -1,22 +1,23 @@
 /**
- * The target half of a rescan: answers the source's questions for digests of the image.
+ * The target half of a rescan: answers the source's questions for digests of the mirror's image, seen through a staged
+ * run where one is open.
  *
  * A question is answered only after its pass has begun in the stream, so that everything sent before the pass is in
- * the image that is read. Within a pass digests are read beside the stream: see source.ts for why that is safe.
+ * what is read. Within a pass digests are read beside the stream: see source.ts for why that is safe.
  */
 import { Failure } from '../base/failure.ts';
 import { DIGEST_KEY_SIZE } from '../io/digest.ts';
-import type { Disk } from '../io/disk.ts';
-import type { ScanPool } from '../io/scan-pool.ts';
+import type { World } from '../io/world.ts';
 import type { Frame } from '../link/frame.ts';
 import { digestUnitOf, encodeDigestReply } from '../link/messages.ts';
+import { scanView, type View } from './view.ts';
 
 /** Questions that may be open at once; the source asks fewer. */
 const OPEN_REQUESTS_MAX = 256;
 
 export class RescanTarget {
-  readonly #disk: Disk;
-  readonly #scan: ScanPool;
+  readonly #view: () => View;
+  readonly #world: Pick<World, 'scan' | 'clock'>;
   readonly #send: (reply: Buffer) => void;
   readonly #failed: (reason: unknown) => void;
   #key: Buffer | undefined;
@@ -25,9 +26,15 @@ export class RescanTarget {
   #open = 0;
   #ended = false;
 
-  constructor(disk: Disk, scan: ScanPool, send: (reply: Buffer) => void, failed: (reason: unknown) => void) {
-    this.#disk = disk;
-    this.#scan = scan;
+  /** `view` is asked for each question: it changes when a staged run begins or ends. */
+  constructor(
+    view: () => View,
+    world: Pick<World, 'scan' | 'clock'>,
+    send: (reply: Buffer) => void,
+    failed: (reason: unknown) => void,
+  ) {
+    this.#view = view;
+    this.#world = world;
     this.#send = send;
     this.#failed = failed;
   }
@@ -50,7 +57,7 @@ export class RescanTarget {
 
   /** A question. Failure: `frame-invalid`. */
   request(frame: Frame): void {
-    digestUnitOf(frame, this.#disk.size);
+    digestUnitOf(frame, this.#view().size);
     if (this.#open + this.#early.length >= OPEN_REQUESTS_MAX)
       throw new Failure('frame-invalid', 'too many open digest requests');
     if (this.#key === undefined) this.#early.push(frame);
@@ -64,9 +71,11 @@ export class RescanTarget {
   }
 
   #answer(frame: Frame, key: Buffer): void {
-    const unitSize = digestUnitOf(frame, this.#disk.size);
+    const view = this.#view();
+    const unitSize = digestUnitOf(frame, view.size);
+    const request = { offset: frame.offset, length: frame.length, unitSize, key };
     this.#open += 1;
-    this.#scan.scan(this.#disk, { offset: frame.offset, length: frame.length, unitSize, key }).then(
+    scanView(view, this.#world.scan, this.#world.clock, request, () => this.#ended).then(
       (result) => {
         this.#open -= 1;
         if (!this.#ended) this.#send(encodeDigestReply(frame, result));

@@ -19,7 +19,7 @@
  * | 72     | 8    | last checkpoint of a rescan that is durable                    |
  * | 80     | 16   | parent of that run, zero without one                           |
  * | 96     | 8    | sequence of the parent run at which that run began             |
- * | 104    | 4    | flags: bit 0 consistent, bit 1 clean stop, bit 2 ever seeded   |
+ * | 104    | 4    | flags: bit 0 consistent, bit 1 clean stop, bit 2 ever seeded, bit 3 a staged run is being copied |
  * | 108    | 4    | zero                                                           |
  * | 112    | 8    | when the position was recorded, ms since 1970                  |
  * | 120    | 8    | size of the image in bytes, at the clean stop                  |
@@ -48,6 +48,8 @@ export interface MirrorState {
   readonly consistent: boolean;
   readonly clean: boolean;
   readonly seeded: boolean;
+  /** Durably true before the first byte of a committed staged run is copied, false again with the position of its end. */
+  readonly committing: boolean;
   readonly recordedAtMs: number;
   /** The inode is that of the image always; size and time are those of the clean stop. */
   readonly identity: DiskIdentity;
@@ -60,6 +62,7 @@ export interface MirrorState {
 const FLAG_CONSISTENT = 1;
 const FLAG_CLEAN = 2;
 const FLAG_SEEDED = 4;
+const FLAG_COMMITTING = 8;
 const FIXED_SIZE = 162;
 
 function encode(state: MirrorState): Buffer {
@@ -75,7 +78,7 @@ function encode(state: MirrorState): Buffer {
   putUint64(content, 96, state.parentSequence);
   const flags =
     (state.consistent ? FLAG_CONSISTENT : 0) | (state.clean ? FLAG_CLEAN : 0) | (state.seeded ? FLAG_SEEDED : 0);
-  content.writeUInt32LE(flags, 104);
+  content.writeUInt32LE(flags | (state.committing ? FLAG_COMMITTING : 0), 104);
   putUint64(content, 112, state.recordedAtMs);
   putUint64(content, 120, state.identity.size);
   content.writeBigUInt64LE(state.identity.modifiedNs, 128);
@@ -121,6 +124,7 @@ function decode(content: Buffer): MirrorState {
     consistent: (flags & FLAG_CONSISTENT) !== 0,
     clean: (flags & FLAG_CLEAN) !== 0,
     seeded: (flags & FLAG_SEEDED) !== 0,
+    committing: (flags & FLAG_COMMITTING) !== 0,
     recordedAtMs,
     mapVersion,
     copiedId: content.subarray(144, 144 + ID_SIZE),

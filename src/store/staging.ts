@@ -198,6 +198,11 @@ export class Staging {
     if ((await files.exists(directory)) === 'directory') await removeFiles(files, directory);
   }
 
+  /** The file with the bytes of the overlay, at the offsets of the disk: to be read. */
+  get data(): Disk {
+    return this.#data;
+  }
+
   /** The last durable position; both zero before the first `sync`. */
   get position(): StagedPosition {
     return this.#position;

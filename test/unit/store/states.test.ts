@@ -46,6 +46,7 @@ const mirrorState: fc.Arbitrary<MirrorState> = fc.record({
   consistent: fc.boolean(),
   clean: fc.boolean(),
   seeded: fc.boolean(),
+  committing: fc.boolean(),
   recordedAtMs: count,
   identity,
   mapVersion: count,
@@ -161,6 +162,7 @@ describe('the state of a mirror', () => {
     consistent: true,
     clean: false,
     seeded: true,
+    committing: true,
     recordedAtMs: 0x0c0d,
     identity: ID,
     mapVersion: 0x1718,
@@ -177,7 +179,7 @@ describe('the state of a mirror', () => {
         '0600000000000000' +
         '05'.repeat(16) +
         '0f0e000000000000' +
-        '05000000' +
+        '0d000000' +
         '00000000' +
         '0d0c000000000000' +
         '4030201000000000' +

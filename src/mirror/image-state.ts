@@ -1,0 +1,65 @@
+/** The state file of an image, and what every part of an image works with. */
+import type { Log } from '../base/log.ts';
+import type { Disk } from '../io/disk.ts';
+import type { World } from '../io/world.ts';
+import type { Lineage } from '../link/lineage.ts';
+import type { MirrorState } from '../store/mirror-state.ts';
+import type { StateFile } from '../store/state-file.ts';
+import type { ImagePositions } from './image-positions.ts';
+
+/** What an operator may say about staged runs. */
+export interface StagingRules {
+  /** Bytes of staging per export; undefined: the size of the image and the free space alone limit it. */
+  readonly limit: number | undefined;
+  /** When it runs out: `keep` the image as it is, or `continue` without the net. */
+  readonly overflow: 'keep' | 'continue';
+}
+
+export const DEFAULT_STAGING: StagingRules = { limit: undefined, overflow: 'keep' };
+
+/** One image, for the parts that it is made of. */
+export interface ImageParts {
+  readonly world: World;
+  readonly log: Log;
+  readonly disk: Disk;
+  readonly state: ImageState;
+  readonly positions: ImagePositions;
+  readonly rules: StagingRules;
+  /** Throws `image-missing` when the image or its state was deleted, moved or replaced under our hands. */
+  checkInPlace(): Promise<void>;
+}
+
+/** Everything of a position in the state but its time. */
+export type RecordedPosition = Partial<Lineage> & { readonly recorded: number; readonly checkpoint?: number };
+
+export class ImageState {
+  readonly #world: World;
+  readonly #file: StateFile<MirrorState>;
+  /** What the state file holds once the writes under way are done. Patches are facts, so merging them is safe. */
+  #state: MirrorState;
+
+  constructor(world: World, file: StateFile<MirrorState>) {
+    this.#world = world;
+    this.#file = file;
+    this.#state = file.state;
+  }
+
+  get now(): MirrorState {
+    return this.#state;
+  }
+
+  /** Durable on return. */
+  async patch(patch: Partial<MirrorState>): Promise<void> {
+    this.#state = { ...this.#state, ...patch };
+    await this.#file.write(this.#state);
+  }
+
+  /** Durable on return: the image is there now. */
+  patchPosition(position: RecordedPosition, more: Partial<MirrorState> = {}): Promise<void> {
+    return this.patch({ ...position, ...more, recordedAtMs: this.#world.clock.wallMs() });
+  }
+
+  close(): Promise<void> {
+    return this.#file.close();
+  }
+}

@@ -1,0 +1,111 @@
+/**
+ * Opening and making the files of an image: `DIR/NAME.img`, and `DIR/NAME.img.twin/` with its state and its staging.
+ * Whoever holds the lock of the image alone reads and writes its state.
+ */
+import { ID_SIZE, NO_ID } from '../base/bytes.ts';
+import { Failure, isFailure } from '../base/failure.ts';
+import type { Disk, DiskIdentity } from '../io/disk.ts';
+import type { World } from '../io/world.ts';
+import type { Hello } from '../link/messages.ts';
+import { sameInode } from '../store/identity.ts';
+import { MIRROR_STATE, MIRROR_STATE_NAME, type MirrorState } from '../store/mirror-state.ts';
+import { createStateFile, openStateFile, readStateFile, type StateFile } from '../store/state-file.ts';
+
+export function imagePath(directory: string, name: string): string {
+  return `${directory}/${name}.img`;
+}
+
+export function statePath(path: string): string {
+  return `${path}.twin/${MIRROR_STATE_NAME}`;
+}
+
+export interface ImageFiles {
+  readonly disk: Disk;
+  readonly file: StateFile<MirrorState>;
+}
+
+/**
+ * Opens what is there; undefined when there is nothing, or only the beginning of a making that was cut short.
+ * Failures: `image-foreign` for an image without state, `image-missing` for the reverse, `state-corrupt`, `disk-busy`,
+ * and those of the disk.
+ */
+export async function openImageFiles(world: World, path: string): Promise<ImageFiles | undefined> {
+  const { files } = world;
+  const state = await readStateFile(files, MIRROR_STATE, statePath(path));
+  if ((await files.exists(path)) === undefined) {
+    // The power went while it was being created: there was never anything in it.
+    if (state === undefined || !state.seeded) return undefined;
+    throw new Failure('image-missing', `${path} is gone while its state in ${path}.twin is there`);
+  }
+  if (state === undefined) {
+    throw new Failure('image-foreign', `${path} exists but was not made by this mirror (no state beside it)`);
+  }
+  let disk: Disk;
+  try {
+    disk = await files.openDisk(path, { lock: 'exclusive' });
+  } catch (error) {
+    if (!isFailure(error, 'disk-empty') || state.seeded) throw error;
+    // The power went between making the file and giving it its size.
+    await files.remove(path);
+    return undefined;
+  }
+  try {
+    // Read again now that nobody else can write it.
+    const file = await openStateFile(files, MIRROR_STATE, statePath(path));
+    if (file === undefined) throw new Failure('image-foreign', `the state of ${path} is gone`);
+    return { disk, file };
+  } catch (error) {
+    await disk.close();
+    throw error;
+  }
+}
+
+/** Makes the image, all holes, and its state: not consistent, at no position. Durable on return. */
+export async function createImageFiles(world: World, path: string, hello: Hello): Promise<ImageFiles> {
+  await world.files.makeDirectory(`${path}.twin`);
+  // The state comes first: an image without state would be taken for somebody else's.
+  const file = await createStateFile(world.files, MIRROR_STATE, statePath(path), {
+    replicaId: world.random.bytes(ID_SIZE),
+    volumeId: Buffer.from(hello.volumeId),
+    generation: Buffer.from(hello.generation),
+    run: NO_ID,
+    parentRun: NO_ID,
+    parentSequence: 0,
+    recorded: 0,
+    checkpoint: 0,
+    consistent: false,
+    clean: false,
+    seeded: false,
+    committing: false,
+    recordedAtMs: world.clock.wallMs(),
+    identity: { inode: '', size: hello.size, modifiedNs: 0n },
+    mapVersion: 0,
+    copiedId: NO_ID,
+  });
+  let disk: Disk | undefined;
+  try {
+    disk = await world.files.openDisk(path, { lock: 'exclusive', createSize: hello.size });
+    await disk.sync();
+    await world.files.syncDirectory(path.slice(0, path.lastIndexOf('/')));
+    await file.write({ ...file.state, identity: await disk.identity() });
+    world.points.reached('mirror-image-created');
+    return { disk, file };
+  } catch (error) {
+    // The next attempt opens both again: it must find the image unlocked.
+    await disk?.close();
+    await file.close();
+    throw error;
+  }
+}
+
+/** Why an image that is opened is not what its state says of it; undefined when it is. */
+export function strangenessOf(state: MirrorState, identity: DiskIdentity, committed: boolean): string | undefined {
+  const known = state.identity;
+  if (known.inode !== '' && !sameInode(known.inode, identity.inode)) return 'the image is another file than it was';
+  if (state.committing && !committed)
+    return 'the image was being brought up to date, and what it needs for that is gone';
+  // The copy of a committed run may have begun, and is done again.
+  if (!state.clean || committed) return undefined;
+  if (known.size === identity.size && known.modifiedNs === identity.modifiedNs) return undefined;
+  return 'the image was changed while no mirror was running';
+}
