@@ -10,6 +10,8 @@ export class LinkProxy {
   #stalled = false;
   /** Bytes per second from client to target; undefined: as fast as it goes. */
   rate: number | undefined;
+  /** Every byte takes this long, each way; order is kept. */
+  delayMs = 0;
   /** Everything that went to the target and back, when set. */
   recording: { toTarget: Buffer[]; toClient: Buffer[] } | undefined;
   connections = 0;
@@ -72,6 +74,11 @@ export class LinkProxy {
     await once(this.#server, 'close');
   }
 
+  #forward(to: net.Socket, chunk: Buffer): void {
+    if (this.delayMs === 0) to.write(chunk);
+    else setTimeout(() => to.write(chunk), this.delayMs);
+  }
+
   #accept(client: net.Socket): void {
     if (this.#cut) {
       client.resetAndDestroy();
@@ -92,7 +99,7 @@ export class LinkProxy {
     target.on('error', end).on('close', end);
     client.on('data', (chunk) => {
       this.recording?.toTarget.push(chunk);
-      target.write(chunk);
+      this.#forward(target, chunk);
       if (this.rate === undefined) return;
       client.pause();
       setTimeout(
@@ -104,7 +111,7 @@ export class LinkProxy {
     });
     target.on('data', (chunk) => {
       this.recording?.toClient.push(chunk);
-      client.write(chunk);
+      this.#forward(client, chunk);
     });
     if (this.#stalled) {
       client.pause();
