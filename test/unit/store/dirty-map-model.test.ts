@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { Failure } from '../../../src/base/failure.ts';
+import { assert } from '../../../src/base/assert.ts';
+import { Failure, isFailure } from '../../../src/base/failure.ts';
 import { DirtyMap } from '../../../src/store/dirty-map.ts';
 import { PAGE_REGIONS } from '../../../src/store/dirty-page.ts';
 import { TOLD_PATH, ToldFile } from './told-file.ts';
@@ -98,7 +99,7 @@ class Scene {
       if (map !== this.map) return;
       for (let at = region; at <= last; at += 1) {
         for (const [plane, regions] of promised.entries()) {
-          expect(map.isSet(plane, at)).toBe(true);
+          assert(map.isSet(plane, at), 'a set that has completed has set its regions');
           if (this.clearedAt[plane]!.has(at)) this.seen.setsAfterClear += 1;
           regions.add(at);
         }
@@ -108,7 +109,7 @@ class Scene {
     if (pending === undefined) completed();
     else
       pending.then(completed, (error: unknown) => {
-        expect(error).toMatchObject({ code: 'io-error' });
+        assert(isFailure(error, 'io-error'), 'a set fails with the right code');
         this.seen.failedSets += 1;
       });
   }
@@ -124,7 +125,7 @@ class Scene {
     this.map.clear(plane, regions, { run: RUN, sequence: this.sequence, checkpoint: 0 }).catch(() => {
       this.seen.failedClears += 1;
     });
-    for (const region of regions) expect(this.map.isSet(plane, region)).toBe(false);
+    for (const region of regions) assert(!this.map.isSet(plane, region), 'a clear is in force at once');
   }
 
   tell(fails: boolean): void {
@@ -146,12 +147,14 @@ class Scene {
     this.seen.cuts += 1;
     if (lost > 0) this.seen.lost += 1;
     const map = await this.open(left);
-    expect(map.found).toBe('kept');
-    expect(map.versionFound).toBeGreaterThanOrEqual(this.versionSeen);
+    assert(map.found === 'kept', 'every page is whole');
+    assert(map.versionFound >= this.versionSeen, 'a version that was durable stays');
     for (let plane = 0; plane < PLANES; plane += 1) {
-      for (const region of this.promised[plane]!) expect([region, map.isSet(plane, region)]).toEqual([region, true]);
+      for (const region of this.promised[plane]!)
+        assert(map.isSet(plane, region), `region ${region} of plane ${plane} is set`);
       for (const [region, at] of this.clearedAt[plane]!) {
-        if (!map.isSet(plane, region)) expect(map.cleared(plane)!.sequence).toBeGreaterThanOrEqual(at);
+        const position = map.cleared(plane)?.sequence ?? -1;
+        assert(map.isSet(plane, region) || position >= at, 'what is clear was cleared at a known position');
       }
     }
     return left;
