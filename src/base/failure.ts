@@ -157,7 +157,7 @@ export const FAILURES = {
   'directory-busy': {
     exit: 75,
     retry: 'never',
-    hint: 'Another nbdtwin mirror uses this directory; `nbdtwin status` shows it.',
+    hint: 'Another nbdtwin uses this directory; `nbdtwin status` shows it.',
   },
   'directory-read-only': {
     exit: 73,

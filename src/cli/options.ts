@@ -13,6 +13,12 @@ export function sizeParser(min: number, max: number): (text: string) => number {
   };
 }
 
+/** The same, or 0. */
+export function sizeOrNoneParser(min: number, max: number): (text: string) => number {
+  const parse = sizeParser(min, max);
+  return (text) => (parseSize(text) === 0 ? 0 : parse(text));
+}
+
 /** Bytes per second: `50M` or `50M/s`. */
 export function parseRate(text: string): number {
   const rate = parseSize(text.replace(/\/s$/, ''));

@@ -16,6 +16,7 @@ import {
   parseRate,
   type SecretFlags,
   secretSources,
+  sizeOrNoneParser,
   sizeParser,
 } from './options.ts';
 import { runDaemon } from './run-daemon.ts';
@@ -36,6 +37,8 @@ interface ServeFlags extends SecretFlags, ProcessFlags {
   readonly mirrorTimeout?: number;
   readonly onMirrorLoss?: OnMirrorLoss;
   readonly window: number;
+  readonly spoolSize: number;
+  readonly spoolDir?: string;
   readonly dirtyActive: number;
   readonly rescanRate?: number;
   readonly rescan?: boolean;
@@ -120,6 +123,12 @@ export function addServe(program: Command): void {
         .default(64 * MIB, '64M'),
     )
     .addOption(
+      new Option('--spool-size <size>', 'disk space for what the window cannot take; 0 for none')
+        .argParser(sizeOrNoneParser(MIB, 64 * TIB))
+        .default(GIB, '1G'),
+    )
+    .option('--spool-dir <dir>', 'where that goes, if not below --state-dir; for one export alone')
+    .addOption(
       new Option('--dirty-active <count>', 'regions that stay marked: the first write to another one waits for a mark')
         .argParser(countParser(1, 2 ** 20))
         .default(4096),
@@ -185,6 +194,7 @@ function serveConfig(disk: string, flags: ServeFlags): ServeConfig {
   if (!replicating && (flags.rescan === true || flags.identity !== undefined || flags.rescanRate !== undefined)) {
     throw new Failure('usage', '--rescan, --rescan-rate and --identity need --mirror');
   }
+  if (!replicating && flags.spoolDir !== undefined) throw new Failure('usage', '--spool-dir needs --mirror');
   if (!replicating && flags.mode !== 'async') throw new Failure('usage', `--mode ${flags.mode} needs --mirror`);
   // Without it they would promise what async does not keep.
   if (flags.mode === 'async' && (flags.mirrorTimeout !== undefined || flags.onMirrorLoss !== undefined)) {
@@ -222,6 +232,8 @@ function serveConfig(disk: string, flags: ServeFlags): ServeConfig {
               onMirrorLoss: flags.onMirrorLoss ?? 'continue',
             },
             windowSize: flags.window,
+            spoolSize: flags.spoolSize,
+            spoolDirectory: flags.spoolDir,
             dirtyActive: flags.dirtyActive,
             rescanRate: flags.rescanRate,
             rescanAll: flags.rescan === true,

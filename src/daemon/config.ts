@@ -32,6 +32,10 @@ export interface ReplicationConfig {
   /** When requests are answered, and what becomes of them without a mirror. */
   readonly agreement: AgreementSettings;
   readonly windowSize: number;
+  /** 0: no spool. */
+  readonly spoolSize: number;
+  /** Default: `spool` in the state directory. */
+  readonly spoolDirectory: string | undefined;
   /** Regions that stay marked in the dirty map though the mirror is in step. */
   readonly dirtyActive: number;
   /** Bytes per second; undefined: adaptive. */

@@ -69,6 +69,8 @@ export async function startServe(world: NodeWorld, log: Log, config: ServeConfig
         tls: { keys: [key!] },
         agreement: config.replication.agreement,
         windowSize: config.replication.windowSize,
+        spoolSize: config.replication.spoolSize,
+        spoolDirectory: spoolDirectoryOf(config.replication),
         dirtyActive: config.replication.dirtyActive,
         rescanRate: config.replication.rescanRate,
         rescanAll: config.replication.rescanAll,
@@ -168,6 +170,10 @@ function stateDirectoryOf(disk: Disk, diskPath: string, config: ServeConfig): st
   if (disk.kind === 'file') return `${diskPath}.twin`;
   if (config.replication === undefined) return undefined;
   throw new Failure('config-invalid', `${config.disk} is a block device: name a folder for its state with --state-dir`);
+}
+
+function spoolDirectoryOf({ spoolDirectory }: ReplicationConfig): string | undefined {
+  return spoolDirectory === undefined ? undefined : path.resolve(spoolDirectory);
 }
 
 /** The mirror will not see what is written now: a later start with --mirror must compare everything. */

@@ -122,6 +122,11 @@ export class Backlog {
     return overflow.mayReturn(this.#world.clock.nowMs()) ? 'window' : overflow.rung;
   }
 
+  /** Why nothing more is taken in beyond the window, or what is there is of no use; until order has been given up. */
+  get failure(): Failure | undefined {
+    return this.#overflow.failure ?? this.#overflow.spool?.failure;
+  }
+
   /** All there is stands in the window. */
   get isInWindow(): boolean {
     return this.#overflow.isEmpty;

@@ -13,19 +13,19 @@ import { assert } from '../base/assert.ts';
 import type { Disk, FileSystem } from '../io/disk.ts';
 import { Overlay, type OverlayRange } from '../store/overlay.ts';
 
-/** How far a frozen part has got on its way to a mirror. */
+/** How far a frozen part has got on its way to a mirror, as a staged run of its own. */
 export interface MergedTransfer {
-  /** Id of the staged run, or the empty buffer where it goes with a rescan. */
   readonly stagingId: Buffer;
-  /** Numbers of checkpoints in the stream, with the offset below which everything stands before them. In order. */
-  readonly checkpoints: { readonly number: number; readonly offset: number }[];
+  /** A checkpoint that the mirror holds durably, and the offset below which everything is there. 0: none yet. */
+  readonly checkpoint: number;
+  readonly offset: number;
 }
 
 export class MergedPart {
   readonly base: number;
   /** When its first operation was appended, in ms of the clock's `nowMs`; undefined while there is none. */
   sinceMs: number | undefined;
-  /** What a mirror was told of it; of the last session that began to. */
+  /** Undefined before a mirror was sent any of it, or where that goes with a rescan. */
   transfer: MergedTransfer | undefined;
   readonly #files: FileSystem;
   readonly #file: Disk;

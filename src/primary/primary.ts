@@ -21,6 +21,10 @@ export interface PrimaryOptions {
   readonly tls: LinkTls;
   /** Bytes of operations kept in memory until the mirror has recorded them. */
   readonly windowSize: number;
+  /** Bytes on disk for operations that the window cannot take; 0: none; 1 GiB unless given. */
+  readonly spoolSize?: number;
+  /** Where they go; `spool` in the state directory unless given. Made when missing, locked. */
+  readonly spoolDirectory?: string | undefined;
   /** Regions that stay marked in the dirty map though the mirror is in step; 4096 unless given. */
   readonly dirtyActive?: number;
   /** Bytes per second that a rescan may read and send; undefined: adaptive. */

@@ -1,7 +1,15 @@
 import { InvalidArgumentError } from 'commander';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { MIB } from '../../../src/base/units.ts';
-import { collect, countParser, parseDuration, parseRate, secretSources, sizeParser } from '../../../src/cli/options.ts';
+import {
+  collect,
+  countParser,
+  parseDuration,
+  parseRate,
+  secretSources,
+  sizeOrNoneParser,
+  sizeParser,
+} from '../../../src/cli/options.ts';
 
 afterEach(() => vi.unstubAllEnvs());
 
@@ -11,6 +19,12 @@ describe('values of options', () => {
     expect([parse('1M'), parse('4M'), parse('1.5MiB')]).toEqual([MIB, 4 * MIB, 1.5 * MIB]);
     for (const text of ['1048575', '4194305', '', 'M', '-1M', '1Q'])
       expect(() => parse(text)).toThrow(InvalidArgumentError);
+  });
+
+  it('a size that may be left out is 0 or within its bounds', () => {
+    const parse = sizeOrNoneParser(MIB, 4 * MIB);
+    expect([parse('0'), parse('0K'), parse('1M')]).toEqual([0, 0, MIB]);
+    for (const text of ['1', '1023K', '5M', '-0', 'none']) expect(() => parse(text)).toThrow(InvalidArgumentError);
   });
 
   it('durations have a unit and fit a timer', () => {
