@@ -78,6 +78,7 @@ export class Staging {
   #position: StagedPosition;
   #committed: CommitRecord | undefined;
   #spoiled: Failure | undefined;
+  #dataLost = false;
   #busy = false;
 
   private constructor(
@@ -219,6 +220,14 @@ export class Staging {
   }
 
   /**
+   * True when it was the data that could not be synced, be it for lack of space: what the overlay reads may be gone from
+   * one moment to the next, so it must not be copied anywhere. Otherwise a spoiled run still reads as it was written.
+   */
+  get dataLost(): boolean {
+    return this.#dataLost;
+  }
+
+  /**
    * Makes durable what has been written to the overlay before the call, then writes down that the view is at
    * `position`: durable on return. Writes may go on meanwhile; calls come one at a time.
    * Failures: `no-space`, `io-error`, `state-unwritable`; spoiled afterwards.
@@ -231,13 +240,13 @@ export class Staging {
       const appendedSize = this.#logEnd + batchSize(changes.length);
       if (appendedSize > Math.max(this.#logSizeLow, LOG_FACTOR * liveSize)) {
         const whole = this.#encodeWhole('STGO', position);
-        await this.#data.sync();
+        await this.#syncData();
         await this.#replaceLog(whole.bytes);
         this.#logEnd = whole.bytes.length;
         this.#logCrc = whole.crc;
       } else {
         const batch = encodeBatch(position, changes.length, changes, this.#logCrc);
-        await this.#data.sync();
+        await this.#syncData();
         await this.#append(batch);
       }
       this.#position = position;
@@ -255,7 +264,7 @@ export class Staging {
       const position = { sequence: record.sequence, checkpoint: record.checkpoint };
       const whole = this.#encodeWhole('STGC', position);
       const log = Buffer.concat([whole.bytes, encodeCommit(record, whole.crc)]);
-      await this.#data.sync();
+      await this.#syncData();
       await this.#replaceLog(log);
       this.#position = position;
       this.#committed = record;
@@ -298,6 +307,15 @@ export class Staging {
     const header = encodeHeader(this.#header, kind);
     const batch = encodeBatch(position, this.overlay.rangeCount, this.overlay.ranges(), header.crc);
     return { bytes: Buffer.concat([header.bytes, batch.bytes]), crc: batch.crc };
+  }
+
+  async #syncData(): Promise<void> {
+    try {
+      await this.#data.sync();
+    } catch (error) {
+      this.#dataLost = true;
+      throw error;
+    }
   }
 
   async #append(batch: Chained): Promise<void> {
