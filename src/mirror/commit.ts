@@ -39,11 +39,17 @@ export async function copyCommitted(parts: ImageParts, staging: Staging): Promis
     });
     world.points.reached('mirror-copy-synced');
     await parts.checkInPlace();
-    const { generation, run, parentRun, parentSequence, sequence, checkpoint, mapVersion } = record;
-    await state.patchPosition(
-      { run, parentRun, parentSequence, recorded: sequence, checkpoint },
-      { generation, mapVersion, consistent: true, seeded: true, committing: false, clean: false, copiedId: staging.id },
-    );
+    const { sequence, committedAtMs, ...position } = record;
+    await state.patch({
+      ...position,
+      recorded: sequence,
+      recordedAtMs: committedAtMs,
+      consistent: true,
+      seeded: true,
+      committing: false,
+      clean: false,
+      copiedId: staging.id,
+    });
     world.points.reached('mirror-copy-recorded');
   }
   positions.moveTo(record.sequence);

@@ -58,6 +58,8 @@ export class MirrorImage {
   #foreign = false;
   /** The highest version of its map that the primary of this session has told. */
   #mapVersion = 0;
+  /** A session has begun and not ended. */
+  #inSession = false;
   /** The session compares everything that it has not compared before: its map version counts, even a lower one. */
   #comparing = false;
   #outcome: Lineage & { readonly generation: Buffer } = {
@@ -212,6 +214,7 @@ export class MirrorImage {
    */
   async begin(hello: Hello, begin: Begin): Promise<void> {
     assert(this.#run?.committed !== true, 'a committed run is copied before a session begins');
+    this.#inSession = true;
     this.#mapVersion = hello.mapVersion;
     this.#comparing = begin.kind === BeginKind.RESCAN || begin.kind === BeginKind.SEEDING;
     this.#outcome = { generation: Buffer.from(hello.generation), ...lineageOf(hello) };
@@ -279,11 +282,14 @@ export class MirrorImage {
    */
   async sessionEnded(sound: boolean): Promise<void> {
     const run = this.#run;
+    const began = this.#inSession;
+    this.#inSession = false;
     if (run === undefined) {
-      if (sound) await this.#direct.record();
+      // Without a session the position is as old as it was.
+      if (sound && began) await this.#direct.record();
       return;
     }
-    if (run.committed) return;
+    if (run.committed || !began) return;
     if (run.resumable) {
       try {
         await run.record();

@@ -212,7 +212,6 @@ export class StagedRun implements Target {
 
   checkSound(): void {
     if (this.#broken) throw new Failure('io-error', 'the staged run was given up');
-    this.#parts.positions.checkSound();
   }
 
   write(data: Buffer, offset: number): void | Promise<void> {
@@ -341,7 +340,13 @@ export class StagedRun implements Target {
     const { generation, run, parentRun, parentSequence, mapVersion } = this.#outcome;
     const lineage = { generation, run, parentRun, parentSequence };
     try {
-      await this.#staging.commit({ ...lineage, sequence, checkpoint, mapVersion: mapVersion() });
+      await this.#staging.commit({
+        ...lineage,
+        sequence,
+        checkpoint,
+        mapVersion: mapVersion(),
+        committedAtMs: this.#parts.world.clock.wallMs(),
+      });
     } catch (error) {
       // Whether the record is on the medium nobody knows: the run is removed before anything else happens.
       this.#broken = true;

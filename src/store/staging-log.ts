@@ -62,6 +62,7 @@
  * | 64     | 8    | sequence                                                        |
  * | 72     | 8    | checkpoint                                                      |
  * | 80     | 8    | version of the primary's dirty map last seen                    |
+ * | 88     | 8    | when it was committed, ms since 1970                            |
  */
 import { crc32 } from 'node:zlib';
 import { assert } from '../base/assert.ts';
@@ -73,7 +74,7 @@ import type { OverlayRange } from './range-map.ts';
 export const LOG_HEADER_SIZE = 72;
 export const BATCH_HEADER_SIZE = 32;
 export const ENTRY_SIZE = 16;
-export const COMMIT_SIZE = 88;
+export const COMMIT_SIZE = 96;
 const VERSION = 1;
 const MAGIC = Buffer.from('NBDTWIN\0', 'ascii');
 /** Entries of a batch: see Overlay.takeChanges. */
@@ -103,6 +104,8 @@ export interface CommitRecord {
   readonly sequence: number;
   readonly checkpoint: number;
   readonly mapVersion: number;
+  /** When it was committed, ms since 1970: the age of the position, however late it is copied. */
+  readonly committedAtMs: number;
 }
 
 export interface LogHeader {
@@ -177,6 +180,7 @@ export function encodeCommit(record: CommitRecord, crc: number): Buffer {
   putUint64(bytes, 64, record.sequence);
   putUint64(bytes, 72, record.checkpoint);
   putUint64(bytes, 80, record.mapVersion);
+  putUint64(bytes, 88, record.committedAtMs);
   return sealed(bytes, 4, crc).bytes;
 }
 
@@ -249,8 +253,9 @@ function decodeCommit(bytes: Buffer, crc: number): CommitRecord | undefined {
   const sequence = getUint64(bytes, 64);
   const checkpoint = getUint64(bytes, 72);
   const mapVersion = getUint64(bytes, 80);
+  const committedAtMs = getUint64(bytes, 88);
   if (parentSequence === undefined || sequence === undefined || checkpoint === undefined) return undefined;
-  if (mapVersion === undefined) return undefined;
+  if (mapVersion === undefined || committedAtMs === undefined) return undefined;
   return {
     generation: bytes.subarray(8, 24),
     run: bytes.subarray(24, 40),
@@ -259,6 +264,7 @@ function decodeCommit(bytes: Buffer, crc: number): CommitRecord | undefined {
     sequence,
     checkpoint,
     mapVersion,
+    committedAtMs,
   };
 }
 

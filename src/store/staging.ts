@@ -60,6 +60,15 @@ const LOG_SIZE_MAX = LOG_FACTOR * RANGES_MAX * ENTRY_SIZE + MIB;
 /** The log's file grows in such steps. */
 const LOG_STEP_SIZE = 64 * KIB;
 
+/** A staged run, looked at from outside. */
+export interface StagingSummary {
+  readonly id: Buffer;
+  readonly base: StagingBase;
+  /** Undefined: it holds nothing yet. */
+  readonly position: StagedPosition | undefined;
+  readonly committed: CommitRecord | undefined;
+}
+
 export class Staging {
   readonly id: Buffer;
   readonly base: StagingBase;
@@ -192,6 +201,14 @@ export class Staging {
       await log.close();
       throw error;
     }
+  }
+
+  /** What a run that is there says of itself; nothing is changed. Undefined when there is none. Failures: `state-corrupt`. */
+  static async look(files: FileSystem, directory: string): Promise<StagingSummary | undefined> {
+    const contents = await readLog(files, `${directory}/${LOG_NAME}`);
+    if (contents === undefined) return undefined;
+    const { id, base, committed } = contents;
+    return { id, base, committed, position: contents.batches.at(-1)?.position };
   }
 
   /** Removes what is there without looking at it, as `remove` does. */

@@ -40,6 +40,7 @@ const record: fc.Arbitrary<CommitRecord> = fc.record({
   sequence: count,
   checkpoint: count,
   mapVersion: count,
+  committedAtMs: count,
 });
 
 function openLog(
@@ -72,7 +73,7 @@ const HEAD: LogHeader = { id: Buffer.alloc(16, 1), base: { run: Buffer.alloc(16,
 describe('the log of a staged run', () => {
   it('has these sizes', () => {
     expect(encodeHeader(HEAD, 'STGO').bytes).toHaveLength(72);
-    expect([LOG_HEADER_SIZE, BATCH_HEADER_SIZE, ENTRY_SIZE, COMMIT_SIZE]).toEqual([72, 32, 16, 88]);
+    expect([LOG_HEADER_SIZE, BATCH_HEADER_SIZE, ENTRY_SIZE, COMMIT_SIZE]).toEqual([72, 32, 16, 96]);
     expect(batchSize(3)).toBe(32 + 48);
   });
 
@@ -89,6 +90,7 @@ describe('the log of a staged run', () => {
         sequence: 5,
         checkpoint: 6,
         mapVersion: 7,
+        committedAtMs: 8,
       },
       0,
     );
@@ -117,7 +119,8 @@ describe('the log of a staged run', () => {
         '0400000000000000' +
         '0500000000000000' +
         '0600000000000000' +
-        '0700000000000000',
+        '0700000000000000' +
+        '0800000000000000',
     );
   });
 
