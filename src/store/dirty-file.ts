@@ -18,7 +18,7 @@ import { decodeHeader, encodeHeader, HEADER_SIZE, headerOffset } from './dirty-h
 import { decodePageHead, isMarkedIn, PAGE_REGIONS, PAGE_SIZE } from './dirty-page.ts';
 import { DirtyPlane } from './dirty-plane.ts';
 
-export interface DirtyShape {
+interface DirtyShape {
   /** Bytes of the disk. */
   readonly size: number;
   /** Bytes of a region. */
