@@ -81,7 +81,10 @@ export class Staging {
   readonly #header: LogHeader;
   readonly #logSizeLow: number;
   #log: Disk;
-  /** Bytes of the log that count, and the CRC with which the next batch begins. */
+  /**
+   * Bytes of the log that count, and the CRC with which the next batch begins. What a crash has left behind them is
+   * overwritten by and by; it does not continue the CRC.
+   */
   #logEnd: number;
   #logCrc: number;
   #position: StagedPosition;
@@ -194,7 +197,7 @@ export class Staging {
           `the committed run in ${directory} is of ${contents.size} bytes with ${data.size} of data, the image has ${size}`,
         );
       }
-      const overlay = await restored(data, log, contents, sizeMax);
+      const overlay = await restored(data, contents, sizeMax);
       return new Staging(files, directory, { data, log, overlay }, contents, logSizeLow);
     } catch (error) {
       await data?.close();
@@ -370,16 +373,12 @@ async function readAnew(disk: Disk): Promise<void> {
   await disk.dropCache();
 }
 
-/** The overlay that a log describes, read from the medium; the log without what does not count. */
-async function restored(data: Disk, log: Disk, contents: DecodedLog, sizeMax: number): Promise<Overlay> {
+/** The overlay that a log describes, read from the medium. */
+async function restored(data: Disk, contents: DecodedLog, sizeMax: number): Promise<Overlay> {
   await readAnew(data);
   const overlay = new Overlay(data, sizeMax);
   for (const { ranges } of contents.batches) for (const range of ranges) overlay.restore(range);
-  if (contents.committed !== undefined) return overlay;
-  // What a crash has torn off must not stand behind the batches to come.
-  await log.resize(contents.end);
-  await log.sync();
-  await overlay.reclaim();
+  if (contents.committed === undefined) await overlay.reclaim();
   return overlay;
 }
 
