@@ -117,7 +117,7 @@ export class Staging {
   }
 
   /**
-   * Begins an empty run; removes one that is there. Durable on return, but worth nothing before the first `sync`.
+   * Begins an empty run; removes one that is there, durably. Itself it is worth nothing before the first `sync`.
    * `size`: bytes of the disk; `sizeMax`: bytes that the run may take. `logSizeLow` is for tests.
    * Failures: `state-unwritable`, `no-space`, `io-error`: nothing, or an empty run, is there then.
    */
@@ -142,7 +142,6 @@ export class Staging {
     const data = await files.openState(`${directory}/${DATA_NAME}`);
     try {
       await data.resize(size);
-      await data.sync();
       const { bytes, crc } = encodeHeader(header, 'STGO');
       // Makes the name of the data file durable as well: it is the same directory.
       await files.replaceFile(`${directory}/${LOG_NAME}`, bytes);
