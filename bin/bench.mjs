@@ -1,5 +1,8 @@
 #!/usr/bin/env node
-/** Builds what is missing and runs the benchmarks: those of the system, or with --micro those of single parts. */
+/**
+ * Builds what is missing and runs the benchmarks: the comparison with other servers, a scenario when one is named first,
+ * or with --micro single parts.
+ */
 import { spawn, spawnSync } from 'node:child_process';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -17,7 +20,8 @@ const build = spawnSync(process.execPath, [join(ROOT, 'node_modules/typescript/b
 if (build.status !== 0) process.exit(1);
 
 const args = process.argv.slice(2);
-const suite = args.includes('--micro') ? 'micro' : 'system';
+const named = args[0] !== undefined && !args[0].startsWith('-');
+const suite = args.includes('--micro') ? 'micro' : named ? 'scenarios' : 'system';
 const child = spawn(
   process.execPath,
   [join(ROOT, 'dist-bench', suite, 'main.js'), ...args.filter((argument) => argument !== '--micro')],

@@ -86,14 +86,16 @@ export async function startMirror(
 async function askControlSocket(path: string, command: string): Promise<object> {
   const socket = connect(path);
   try {
-    socket.write(`${JSON.stringify({ protocol: 1, command })}\n`);
-    const lines: AsyncIterable<string> = createInterface({ input: socket });
-    for await (const line of lines) {
-      const answer = JSON.parse(line) as { kind: string; result?: object };
-      if (answer.kind !== 'result' || answer.result === undefined) throw new Error(`${path}: ${line}`);
-      return answer.result;
-    }
-    throw new Error(`${path}: no answer`);
+    const line = await new Promise<string>((resolve, reject) => {
+      socket.once('error', reject).once('close', () => reject(new Error('no answer')));
+      createInterface({ input: socket }).once('line', resolve);
+      socket.write(`${JSON.stringify({ protocol: 1, command })}\n`);
+    });
+    const answer = JSON.parse(line) as { kind: string; result?: object };
+    if (answer.kind !== 'result' || answer.result === undefined) throw new Error(line);
+    return answer.result;
+  } catch (error) {
+    throw new Error(`${path}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
   } finally {
     socket.destroy();
   }

@@ -58,7 +58,9 @@ async function untilStopped(pid: number): Promise<void> {
   for (;;) {
     const threads = await readdir(`/proc/${pid}/task`);
     const states = await Promise.all(
-      threads.map(async (thread) => (await readFile(`/proc/${pid}/task/${thread}/stat`, 'utf8')).split(') ').at(-1)?.[0]),
+      threads.map(
+        async (thread) => (await readFile(`/proc/${pid}/task/${thread}/stat`, 'utf8')).split(') ').at(-1)?.[0],
+      ),
     );
     if (states.every((state) => state === 'T')) return;
     await sleep(1);

@@ -10,6 +10,10 @@ export interface Workload {
   readonly depth: number;
   /** A flush after each write. */
   readonly flushEach: boolean;
+  /** Random places are multiples of this many bytes; of the block size unless given. */
+  readonly alignment?: number;
+  /** Only the first bytes of the disk are used; all of it unless given. */
+  readonly reach?: number;
 }
 
 export const WORKLOADS: readonly Workload[] = [
@@ -89,8 +93,9 @@ function fioArguments(workload: Workload, options: FioOptions): string[] {
     `--rw=${workload.pattern}`,
     `--bs=${workload.blockSize}`,
     `--iodepth=${workload.depth}`,
-    `--size=${options.size}`,
+    `--size=${workload.reach ?? options.size}`,
     '--norandommap',
+    ...(workload.alignment === undefined ? [] : [`--blockalign=${workload.alignment}`]),
     `--randseed=${options.seed}`,
     '--time_based',
     `--ramp_time=${options.warmUpMs}ms`,

@@ -91,11 +91,16 @@ export function formatReport(report: Report, workloads: readonly Workload[]): st
       `${parameters.warmUpMs} ms of warm-up; load and servers share the machine`,
     `ratio: IOPS over those of ${report.baseline} in the same round, median`,
   ];
+  return `${head.join('\n')}\n\n${formatResults(report.results, workloads, parameters.rounds)}`;
+}
+
+/** A table for each workload. */
+export function formatResults(results: readonly Result[], workloads: readonly Workload[], rounds: number): string {
   const tables = workloads.map((workload) => {
-    const rows = report.results.filter((result) => result.workload === workload.name).map(rowOf(parameters.rounds));
+    const rows = results.filter((result) => result.workload === workload.name).map(rowOf(rounds));
     return `${workload.text}\n${formatTable([HEADINGS, ...rows], [0, HEADINGS.length - 1])}`;
   });
-  return [head.join('\n'), ...tables].join('\n\n');
+  return tables.join('\n\n');
 }
 
 function rowOf(rounds: number): (result: Result) => string[] {

@@ -19,6 +19,8 @@ export interface MirrorReport {
 
 export interface Server {
   readonly uri: string;
+  /** Path of its unix socket. */
+  readonly socket: string;
   /** Resolves when the mirror, if there is one, has everything. */
   settle(): Promise<MirrorReport | undefined>;
   stop(): Promise<void>;
@@ -34,7 +36,7 @@ export const BASELINE = 'nbdkit';
 
 export const SERVERS: readonly ServerKind[] = [
   { name: 'nbdtwin', start: startNbdtwin },
-  { name: 'nbdtwin + mirror', start: startNbdtwinWithMirror },
+  { name: 'nbdtwin + mirror', start: (disk, folder) => startNbdtwinWithMirror(disk, folder, []) },
   { name: BASELINE, start: startNbdkit },
   { name: 'qemu-nbd', start: startQemuNbd },
 ];
@@ -44,27 +46,34 @@ function uriOf(socket: string): string {
 }
 
 function plainServer(socket: string, child: Child): Server {
-  return { uri: uriOf(socket), settle: async () => undefined, stop: () => child.stop() };
+  return { uri: uriOf(socket), socket, settle: async () => undefined, stop: () => child.stop() };
 }
 
-async function startNbdtwin(disk: string, folder: string): Promise<Server> {
+export async function startNbdtwin(disk: string, folder: string): Promise<Server> {
   const { socket, child } = await startPrimary(disk, folder);
   return plainServer(socket, child);
 }
 
-async function startNbdtwinWithMirror(disk: string, folder: string): Promise<Server> {
+/** `flags`: more of the primary. */
+export async function startNbdtwinWithMirror(disk: string, folder: string, flags: readonly string[]): Promise<Server> {
   const secret = await makeSecret(folder);
   const directory = join(folder, 'mirror');
   await mkdir(directory);
   const mirror = await startMirror(directory, folder, secret);
-  const primary = await startPrimary(disk, folder, ['--mirror', `127.0.0.1:${mirror.port}`, '--secret-file', secret]);
+  const primary = await startPrimary(disk, folder, [
+    '--mirror',
+    `127.0.0.1:${mirror.port}`,
+    '--secret-file',
+    secret,
+    ...flags,
+  ]);
   const link = new LinkWatch(primary);
   await link.untilSettled();
   const stop = async (): Promise<void> => {
     await primary.child.stop();
     await mirror.child.stop();
   };
-  return { uri: uriOf(primary.socket), settle: () => link.untilSettled(), stop };
+  return { uri: uriOf(primary.socket), socket: primary.socket, settle: () => link.untilSettled(), stop };
 }
 
 /** Asks a primary how its mirror is. */
