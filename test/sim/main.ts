@@ -1,0 +1,85 @@
+/** The command: which seeds are lived, for how long, and what is told of them. See docs/testing.md. */
+import process from 'node:process';
+import { parseArgs } from 'node:util';
+import type { PointName } from '../../src/io/points.ts';
+import { Finding, type Outcome, Simulation } from './simulation.ts';
+
+const STEPS = 20_000;
+
+/** Runs the command; resolves with the exit status. */
+export async function main(args: readonly string[]): Promise<number> {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      seed: { type: 'string' },
+      steps: { type: 'string' },
+      count: { type: 'string' },
+      minutes: { type: 'string' },
+      trace: { type: 'boolean' },
+      quiet: { type: 'boolean' },
+    },
+  });
+  const first = Number(values.seed ?? Math.floor(Date.now() / 1000));
+  const steps = Number(values.steps ?? STEPS);
+  const untilMs = values.minutes === undefined ? undefined : Date.now() + Number(values.minutes) * 60_000;
+  const count = Number(values.count ?? (untilMs === undefined ? 1 : Number.POSITIVE_INFINITY));
+  const totals = new Totals();
+  for (let index = 0; index < count && (untilMs === undefined || Date.now() < untilMs); index += 1) {
+    const seed = first + index;
+    try {
+      const print = values.trace === true ? (line: string) => process.stdout.write(`${line}\n`) : undefined;
+      const outcome = await new Simulation({ seed, steps, ...(print && { print }) }).run();
+      totals.add(outcome);
+      if (values.quiet !== true) process.stdout.write(`${lineOf(outcome)}\n`);
+    } catch (error) {
+      if (!(error instanceof Finding)) throw error;
+      process.stdout.write(`${error.message}\n`);
+      totals.print();
+      return 1;
+    }
+  }
+  totals.print();
+  return 0;
+}
+
+function lineOf(outcome: Outcome): string {
+  const { checks } = outcome;
+  const states = [...outcome.states].join(' ');
+  return (
+    `seed ${outcome.seed}: ${outcome.steps} steps, ${(outcome.virtualMs / 1000).toFixed(1)} s, ${outcome.crashes} ends, ` +
+    `${outcome.sessions} connections, ${outcome.requests} requests, ${checks.consistent}/${checks.crashStates} crash states judged, ` +
+    `${checks.exact} exact, ${checks.live} live, ${states}, ${outcome.hash}`
+  );
+}
+
+class Totals {
+  readonly #startMs = Date.now();
+  readonly #points = new Map<PointName, number>();
+  #seeds = 0;
+  #steps = 0;
+  #crashes = 0;
+  #requests = 0;
+  #judged = 0;
+  #live = 0;
+
+  add(outcome: Outcome): void {
+    this.#seeds += 1;
+    this.#steps += outcome.steps;
+    this.#crashes += outcome.crashes;
+    this.#requests += outcome.requests;
+    this.#judged += outcome.checks.consistent;
+    this.#live += outcome.checks.live;
+    for (const [point, count] of outcome.points) this.#points.set(point, (this.#points.get(point) ?? 0) + count);
+  }
+
+  print(): void {
+    const seconds = (Date.now() - this.#startMs) / 1000;
+    const rate = Math.round(this.#steps / seconds);
+    process.stdout.write(
+      `${this.#seeds} seeds, ${this.#steps} steps in ${seconds.toFixed(1)} s (${rate}/s), ${this.#crashes} ends of a side, ` +
+        `${this.#requests} requests, ${this.#judged} crash states and ${this.#live} live images judged\n`,
+    );
+    const points = [...this.#points].map(([point, count]) => `${point} ${count}`);
+    if (points.length > 0) process.stdout.write(`points: ${points.join(', ')}\n`);
+  }
+}
