@@ -402,6 +402,29 @@ describe('a mirror', () => {
     expect(scene.lines.filter(({ level }) => level === 'info')).toHaveLength(1);
   });
 
+  it('that was stuck is trusted again only with everything of the moment at which it was left out', async () => {
+    const scene = new Scene({ mode: 'flush' }).inStep();
+    scene.sequence = 9;
+    scene.fua();
+    scene.clock.advance(TIMEOUT_MS);
+    for (const durable of [1, 5, 9]) {
+      expect([await scene.flush().outcome(), scene.state]).toEqual(['at once', 'degraded']);
+      scene.agreement.acknowledged(10, durable);
+    }
+    scene.agreement.acknowledged(10, 10);
+    expect([await scene.fua().outcome(), scene.state]).toEqual(['waits', 'agreeing']);
+  });
+
+  it('that comes back and gets nowhere is left out again, and what waited all the time is counted', async () => {
+    const scene = new Scene({ mode: 'sync', onMirrorLoss: 'stall' }).inStep();
+    const request = scene.write();
+    scene.leftOut();
+    scene.agreement.counts(true);
+    expect([scene.state, scene.agreement.status?.waiting]).toEqual(['agreeing', 1]);
+    scene.clock.advance(TIMEOUT_MS);
+    expect([scene.state, await request.outcome()]).toEqual(['stalled', 'waits']);
+  });
+
   it('that goes again on its way back is waited for once more, and said to be missing once', async () => {
     const scene = new Scene({ mode: 'flush' }).inStep().leftOut();
     scene.sequence = 10;
