@@ -121,6 +121,16 @@ export const FAILURES = {
     retry: 'slow',
     hint: 'Put the image back, or remove its .twin folder as well: then everything is copied anew.',
   },
+  'image-unknown': {
+    exit: 66,
+    retry: 'never',
+    hint: 'Give an image that `nbdtwin mirror` keeps: DIR/NAME.img, with DIR/NAME.img.twin beside it.',
+  },
+  'image-inconsistent': {
+    exit: 65,
+    retry: 'never',
+    hint: 'Do not use this image: parts of it are newer than others. Let its primary complete it, or use another copy.',
+  },
   'image-larger': {
     exit: 65,
     retry: 'slow',

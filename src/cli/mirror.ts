@@ -1,13 +1,23 @@
 import process from 'node:process';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { Failure } from '../base/failure.ts';
+import { MIB } from '../base/units.ts';
 import { activationSockets } from '../daemon/activation.ts';
 import { type Address, LINK_PORT, parseTcpAddress } from '../daemon/address.ts';
-import { addProcessOptions, addSecretOptions, type ProcessFlags, type SecretFlags, secretSources } from './options.ts';
+import {
+  addProcessOptions,
+  addSecretOptions,
+  type ProcessFlags,
+  type SecretFlags,
+  secretSources,
+  sizeParser,
+} from './options.ts';
 import { runDaemon } from './run-daemon.ts';
 
 interface MirrorFlags extends SecretFlags, ProcessFlags {
   readonly listen?: string;
+  readonly stagingLimit?: number;
+  readonly stagingOverflow: 'keep' | 'continue';
 }
 
 const EXAMPLES = `
@@ -21,6 +31,11 @@ being kept:
     mount -o ro,noload /dev/loop0 /mnt              ext4; for XFS: -o ro,norecovery,nouuid
 A plain read-only loop mount would replay the journal *into* the image.
 
+While a mirror is brought up to date after an interruption, what is new is kept beside the image, in
+DIR/NAME.img.twin/staging/, and becomes part of it in one step: until then the image stays as it was. \`nbdtwin recover\`
+makes an image ready for use. With --staging-overflow continue a run that finds no room goes straight to the image,
+which is marked as not consistent until it is complete.
+
 Give every primary a key of its own by a line \`identity:hexkey\` in the secret file: it may then write only the exports
 named \`identity\` and \`identity/...\`; the identity \`nbdtwin\`, and a bare secret, may write all.`;
 
@@ -32,11 +47,25 @@ export function addMirror(program: Command): void {
       'Keeps a byte-for-byte image of every disk that a primary sends. Any number of primaries share one port.',
     )
     .argument('<dir>', 'directory of the images; must exist')
-    .option('--listen <host:port>', `address of the link (default: "0.0.0.0:${LINK_PORT}"); port 0 picks one`);
+    .option('--listen <host:port>', `address of the link (default: "0.0.0.0:${LINK_PORT}"); port 0 picks one`)
+    .option(
+      '--staging-limit <size>',
+      'most bytes per export for what is not complete yet, kept beside the image (default: what the disk has)',
+      sizeParser(MIB, Number.MAX_SAFE_INTEGER),
+    )
+    .addOption(
+      new Option(
+        '--staging-overflow <what>',
+        'when that runs out: keep the image old but consistent, or continue without it',
+      )
+        .choices(['keep', 'continue'])
+        .default('keep'),
+    );
   addProcessOptions(addSecretOptions(command))
     .addHelpText('after', EXAMPLES)
     .action(async (directory: string, flags: MirrorFlags) => {
-      const config = { directory, listen: listenAddress(flags), secret: secretSources(flags) };
+      const staging = { limit: flags.stagingLimit, overflow: flags.stagingOverflow };
+      const config = { directory, listen: listenAddress(flags), staging, secret: secretSources(flags) };
       const { startMirror } = await import('../daemon/mirror.ts');
       await runDaemon(flags, (world, log) => startMirror(world, log, config));
     });

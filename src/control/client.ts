@@ -8,10 +8,10 @@ import { LineSplitter } from './lines.ts';
 import {
   ANSWER_SIZE_MAX,
   answeredFailure,
-  type Command,
   type Description,
   decodeAnswer,
   encodeRequest,
+  type Request,
 } from './protocol.ts';
 
 const CONNECT_TIMEOUT_MS = 5_000;
@@ -94,7 +94,7 @@ export async function ask(
   network: Network,
   clock: Clock,
   path: string,
-  command: Command,
+  request: Request,
   onProgress: (progress: object) => void = () => {},
   timeoutMs: number | undefined = ANSWER_TIMEOUT_MS,
 ): Promise<object> {
@@ -129,7 +129,7 @@ export async function ask(
       },
     });
   });
-  stream.write([encodeRequest(command)]);
+  stream.write([encodeRequest(request)]);
   try {
     return await answered;
   } finally {

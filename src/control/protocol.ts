@@ -1,5 +1,5 @@
 /**
- * The control protocol: how `nbdtwin status` and `nbdtwin verify` talk to a running process.
+ * The control protocol: how `nbdtwin status`, `verify` and `recover` talk to a running process.
  *
  * A unix socket `<role>-<pid>.sock` in the runtime directory (src/io/runtime-directory.ts), which its owner alone can
  * enter; there is no further authentication. Lines of JSON in UTF-8, each ended by a newline. The client sends one
@@ -11,6 +11,7 @@
  * | {"protocol":1,"command":"describe"} | none             | Description: who this is and what it serves |
  * | {"protocol":1,"command":"status"}   | none             | status of the role                          |
  * | {"protocol":1,"command":"verify"}   | RescanProgress   | VerifyReport; primaries only                |
+ * | {"protocol":1,"command":"recover","image":"/path","dryRun":false} | none | RecoverReport; mirrors only |
  *
  * | answer                                            | meaning                                  |
  * | ------------------------------------------------- | ---------------------------------------- |
@@ -54,19 +55,34 @@ export type Answer =
   | { readonly kind: 'result'; readonly result: object }
   | { readonly kind: 'failure'; readonly code: string; readonly message: string };
 
-export function encodeRequest(command: Command): Buffer {
-  return encodeLine({ protocol: PROTOCOL, command });
+/** To recover an image that a running mirror keeps. */
+export interface RecoverRequest {
+  readonly command: 'recover';
+  /** Absolute path. */
+  readonly image: string;
+  readonly dryRun: boolean;
+}
+
+export type Request = Command | RecoverRequest;
+
+export function encodeRequest(request: Request): Buffer {
+  return encodeLine({ protocol: PROTOCOL, ...(typeof request === 'string' ? { command: request } : request) });
 }
 
 /** Failures: `usage` for what is not a request, `peer-version` for one of another release's protocol. */
-export function decodeRequest(line: string): Command {
+export function decodeRequest(line: string): Request {
   const request = parseObject(line);
   if (request === undefined) throw new Failure('usage', 'a request is one line with a JSON object');
   if (request['protocol'] !== PROTOCOL) {
     throw new Failure('peer-version', `this process speaks control protocol ${PROTOCOL}`);
   }
+  const image = request['image'];
+  const dryRun = request['dryRun'];
+  if (request['command'] === 'recover' && typeof image === 'string' && typeof dryRun === 'boolean') {
+    return { command: 'recover', image, dryRun };
+  }
   const command = COMMANDS.find((name) => name === request['command']);
-  if (command === undefined) throw new Failure('usage', `the commands are ${COMMANDS.join(', ')}`);
+  if (command === undefined) throw new Failure('usage', `the commands are ${COMMANDS.join(', ')} and recover`);
   return command;
 }
 

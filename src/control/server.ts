@@ -17,13 +17,13 @@ import {
   type Answer,
   CLIENT_IDLE_MS,
   CLIENTS_MAX,
-  type Command,
   type Description,
   decodeRequest,
   encodeAnswer,
   failureAnswer,
   REQUEST_SIZE_MAX,
   REQUESTS_WAITING_MAX,
+  type Request,
 } from './protocol.ts';
 
 /** What a process can be asked. All results are plain data, ready for JSON. */
@@ -31,6 +31,8 @@ export interface ControlHandler {
   describe(): Description;
   status(): object;
   verify(onProgress: (progress: object) => void): Promise<object>;
+  /** `image`: absolute path of an image that the process keeps. */
+  recover(image: string, dryRun: boolean): Promise<object>;
 }
 
 export interface ControlServer {
@@ -164,8 +166,9 @@ class Client {
     }
   }
 
-  #perform(command: Command): object | Promise<object> {
-    switch (command) {
+  #perform(request: Request): object | Promise<object> {
+    if (typeof request !== 'string') return this.#handler.recover(request.image, request.dryRun);
+    switch (request) {
       case 'describe':
         return this.#handler.describe();
       case 'status':

@@ -1,5 +1,6 @@
 /** What a running process is made from: the command line, checked for form. Sizes are bytes, times ms. */
 import type { Address } from '../io/network.ts';
+import type { StagingRules } from '../mirror/image-state.ts';
 import type { AgreementSettings } from '../primary/agreement.ts';
 import type { SecretSources } from '../secure/load-secret.ts';
 
@@ -59,5 +60,6 @@ export interface NbdTlsConfig {
 export interface MirrorConfig {
   readonly directory: string;
   readonly listen: Address;
+  readonly staging: StagingRules;
   readonly secret: SecretSources;
 }

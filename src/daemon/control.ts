@@ -11,7 +11,7 @@ import type { DaemonStatus } from './status.ts';
 import { VERSION } from './version.ts';
 
 /**
- * Listens for `nbdtwin status` and `nbdtwin verify`. Undefined where there is no usable runtime directory: the disk is
+ * Listens for `nbdtwin status`, `verify` and `recover`. Undefined where there is no usable runtime directory: the disk is
  * worth more than its status, so this is only said.
  */
 export async function openControl(world: World, log: Log, running: Running): Promise<ControlServer | undefined> {
@@ -32,6 +32,7 @@ export async function openControl(world: World, log: Log, running: Running): Pro
           verifying = false;
         }
       },
+      recover: (image, dryRun) => running.recover(image, dryRun),
     });
   } catch (error) {
     if (!isFailure(error)) throw error;

@@ -20,7 +20,12 @@ export async function startMirror(world: NodeWorld, log: Log, config: MirrorConf
     throw new Failure('directory-missing', `${config.directory} is not a directory`);
   }
   const directory = (await realPath(config.directory)) ?? config.directory;
-  const mirror = await openMirror(world, log, { directory, listen: config.listen, tls: { keys } });
+  const mirror = await openMirror(world, log, {
+    directory,
+    listen: config.listen,
+    tls: { keys },
+    staging: config.staging,
+  });
   const startedMs = world.clock.nowMs();
   return {
     readyLine: `nbdtwin mirror: ready ${formatAddress(mirror.address)}, directory ${directory}`,
@@ -33,6 +38,7 @@ export async function startMirror(world: NodeWorld, log: Log, config: MirrorConf
     verify: async () => {
       throw new Failure('usage', 'a mirror cannot compare by itself: run `nbdtwin verify` on the primary’s host');
     },
+    recover: (image, dryRun) => mirror.recover(image, dryRun),
     stop: () => mirror.close(),
   };
 }

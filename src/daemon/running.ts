@@ -1,3 +1,4 @@
+import type { RecoverReport } from '../mirror/recover.ts';
 import type { RescanProgress, VerifyReport } from '../primary/status.ts';
 import type { DaemonStatus } from './status.ts';
 
@@ -8,6 +9,8 @@ export interface Running {
   status(): DaemonStatus;
   /** Failures: `not-ready`; `usage` on a mirror. */
   verify(onProgress: (progress: RescanProgress) => void): Promise<VerifyReport>;
+  /** Failures: see `recoverImage`; `usage` on a primary. */
+  recover(image: string, dryRun: boolean): Promise<RecoverReport>;
   /** Takes no more clients, lets those there are finish, stops cleanly. Failures: those of the disk. */
   stop(): Promise<void>;
 }

@@ -111,6 +111,9 @@ export async function startServe(world: NodeWorld, log: Log, config: ServeConfig
         if (primary === undefined) throw new Failure('not-ready', `${exportName} is served without a mirror`);
         return primary.verify(onProgress);
       },
+      recover: async () => {
+        throw new Failure('usage', 'a primary has no image to recover');
+      },
       async stop() {
         await server.close(config.drainMs);
         if (primary === undefined) {

@@ -4,6 +4,7 @@
  * An epoch is durable before the first operation of the next touches the image: the applier waits for `barrier`.
  */
 import type { ImageParts } from './image-state.ts';
+import type { Descent } from './session-start.ts';
 import type { Target } from './target.ts';
 
 export class DirectTarget implements Target {
@@ -11,6 +12,23 @@ export class DirectTarget implements Target {
 
   constructor(parts: ImageParts) {
     this.#parts = parts;
+  }
+
+  /** The stream goes on in order: a run that was handed on is adopted, durably, before its first operation. */
+  async catchUp({ run, parentRun, parentSequence }: Descent): Promise<void> {
+    const { state, positions } = this.#parts;
+    await this.sync();
+    const recorded = positions.durable;
+    await state.patchPosition({ run, parentRun, parentSequence, recorded }, { clean: false });
+    positions.moveTo(recorded);
+  }
+
+  /** From now on the image is neither the old content nor the new: durable before the first byte. */
+  async seed({ generation, ...lineage }: Descent, sequence: number, checkpoint: number): Promise<void> {
+    const { state, positions } = this.#parts;
+    const position = { ...lineage, recorded: sequence, checkpoint };
+    await state.patchPosition(position, { clean: false, consistent: false, generation });
+    positions.moveTo(sequence);
   }
 
   get size(): number {

@@ -13,7 +13,6 @@ import type { Log } from '../base/log.ts';
 import type { World } from '../io/world.ts';
 import type { Channel } from '../link/channel.ts';
 import { FrameType } from '../link/frame.ts';
-import { relate } from '../link/lineage.ts';
 import {
   type Begin,
   BeginKind,
@@ -21,15 +20,16 @@ import {
   encodeRescanPlace,
   encodeWelcome,
   type Hello,
-  isStaged,
   VERSION_MAX,
 } from '../link/messages.ts';
 import type { Admission } from './admission.ts';
-import { type ImagePosition, isFollowed, MirrorImage } from './image.ts';
+import { MirrorImage } from './image.ts';
 import type { StagingRules } from './image-state.ts';
 import { asMirrorFailure } from './mirror-failure.ts';
 import { imagePath } from './open-image.ts';
+import { type RecoverReport, reportOf } from './recover.ts';
 import { MirrorSession } from './session.ts';
+import { NOWHERE, objectionTo } from './session-start.ts';
 import type { MirrorExportStatus } from './status.ts';
 
 /** A cloned primary gets this long to lose against the one that is connected. */
@@ -165,12 +165,39 @@ export class MirrorExport {
       committing: image?.committing ?? false,
       ...positions,
       recordedAgeMs: state === undefined ? undefined : Math.max(0, this.#world.clock.wallMs() - state.recordedAtMs),
-      staging: image?.staging,
+      staging: image?.run?.status,
       lastMessageAgeMs: this.#lastSession?.lastMessageAgeMs,
       lag: this.#lastSession?.lag,
       primary: this.#owner?.channel.peerName,
       problem,
     };
+  }
+
+  /**
+   * Applies what was received, finishes what is committed, and tells the position. A staged run that is not complete is
+   * kept for the primary. With `dryRun` nothing is done. Failures: `image-missing`, of the disk, why the session ended.
+   */
+  async recover(dryRun: boolean): Promise<RecoverReport> {
+    const recovered = this.#opening.then(() => this.#recover(dryRun));
+    this.#opening = recovered.catch(() => undefined);
+    return recovered;
+  }
+
+  async #recover(dryRun: boolean): Promise<RecoverReport> {
+    if (this.#closed) throw new Failure('mirror-shutting-down', 'the mirror is stopping');
+    const owner = this.#owner;
+    const committing = this.#image?.committing === true;
+    if (!dryRun) {
+      // Whoever owns it, or is about to, has had it opened already.
+      if (owner === undefined) await this.#open();
+      else await owner.session?.settle();
+    }
+    const image = this.#image;
+    if (image === undefined) throw this.#problem ?? new Failure('image-missing', `there is no image of ${this.name}`);
+    const kept = image.run !== undefined && !image.committing;
+    const lastMessageAgeMs = this.#lastSession?.lastMessageAgeMs;
+    const mirror = { primary: owner?.channel.peerName, lastMessageAgeMs, lag: this.#lastSession?.lag };
+    return reportOf(this.#world, image, kept ? 'kept' : committing ? 'finished' : 'none', { mirror, dryRun });
   }
 
   /** Clean stop: ends the session, applies what was received, records it. */
@@ -275,7 +302,8 @@ export class MirrorExport {
     const begin = decodeBegin(frame);
     if ((begin.kind === BeginKind.RESCAN || begin.kind === BeginKind.SEEDING) && !admitted)
       throw new Failure('frame-invalid', 'a rescan that was not admitted');
-    checkBegin(begin, hello, image, position);
+    const objection = objectionTo(begin, hello, image, position);
+    if (objection !== undefined) throw new Failure('frame-invalid', objection);
     return begin;
   }
 
@@ -311,44 +339,3 @@ const CATCH_UP_OPERATIONS = 10_000;
 
 const KIND_NAMES = ['catch-up', 'rescan', 'seeding', 'staged catch-up'] as const;
 const BEGINNINGS = ['the stream goes on', 'a rescan begins', 'a seeding begins', 'the stream goes on, staged'] as const;
-
-/** What a mirror says that has no image yet. */
-const NOWHERE: ImagePosition = {
-  consistent: false,
-  exact: false,
-  resumeAfter: 0,
-  recorded: 0,
-  run: NO_ID,
-  parentRun: NO_ID,
-  parentSequence: 0,
-};
-
-/** Throws `frame-invalid` for a session that would begin where the image is not, or destroy what it is. */
-function checkBegin(begin: Begin, hello: Hello, image: MirrorImage | undefined, position: ImagePosition): void {
-  const why = objectionTo(begin, hello, image, position);
-  if (why !== undefined) throw new Failure('frame-invalid', why);
-}
-
-function objectionTo(
-  begin: Begin,
-  hello: Hello,
-  image: MirrorImage | undefined,
-  position: ImagePosition,
-): string | undefined {
-  if (begin.kind === BeginKind.SEEDING) {
-    return position.consistent ? 'a seeding over an image that is consistent' : undefined;
-  }
-  if (image === undefined) return 'an image that is not there has to be seeded';
-  const followed = isFollowed(relate(hello, position, position.resumeAfter));
-  if (begin.kind === BeginKind.RESCAN) {
-    const behind = followed && begin.sequence < position.resumeAfter;
-    return behind ? 'a rescan behind the position of the image' : undefined;
-  }
-  const goesOn = isStaged(begin.kind) && image.run?.id.equals(begin.stagingId) && image.run.staged === begin.sequence;
-  const there = begin.sequence === position.resumeAfter || goesOn === true;
-  if (!followed || !position.consistent || !there || image.disk.size !== hello.size)
-    return 'a catch-up from a position that the image does not have';
-  if (begin.kind === BeginKind.CATCH_UP && !position.exact && begin.sentMax > begin.sequence)
-    return 'operations that may be in the image already have to come as a staged run';
-  return undefined;
-}

@@ -15,38 +15,31 @@
  */
 import { assert } from '../base/assert.ts';
 import { NO_ID } from '../base/bytes.ts';
-import { Failure, isFailure } from '../base/failure.ts';
+import { Failure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import type { Disk } from '../io/disk.ts';
 import type { World } from '../io/world.ts';
-import { type Lineage, type Relation, relate } from '../link/lineage.ts';
+import { relate } from '../link/lineage.ts';
 import { type Begin, BeginKind, type Hello, isStaged, type Positions } from '../link/messages.ts';
 import type { View } from '../rescan/view.ts';
 import type { MirrorState } from '../store/mirror-state.ts';
 import { Staging } from '../store/staging.ts';
 import { DirectTarget } from './direct-target.ts';
+import { distrust, findOut } from './image-findings.ts';
 import { ImagePositions } from './image-positions.ts';
 import { DEFAULT_STAGING, type ImageParts, ImageState, type StagingRules } from './image-state.ts';
 import {
   createImageFiles,
   type ImageFiles,
   imagePath,
+  inconsistencyOf,
+  isInPlace,
   openImageFiles,
-  statePath,
-  strangenessOf,
 } from './open-image.ts';
-import { NO_POSITION, StagedRun, type StagedStatus, stagingDirectory } from './staged-run.ts';
+import { type Descent, descentOf, type ImagePosition, isFollowed, positionSeenBy } from './session-start.ts';
+import { StagedRun } from './staged-run.ts';
+import { stagingDirectory, stagingRoom } from './staging-room.ts';
 import type { Target } from './target.ts';
-
-/** What a session may assume of an image. */
-export interface ImagePosition extends Lineage {
-  /** The content is that of some position, or a legal crash state of it. */
-  readonly consistent: boolean;
-  /** Nothing beyond `resumeAfter` can be in it. */
-  readonly exact: boolean;
-  readonly resumeAfter: number;
-  readonly recorded: number;
-}
 
 export class MirrorImage {
   readonly #parts: ImageParts;
@@ -56,18 +49,17 @@ export class MirrorImage {
   #leftovers = false;
   /** The positions of the image are in a run that is not the primary's. */
   #foreign = false;
+  /** Operations up to here may be in the image already: a staged run must not end before. */
+  #sentMax = 0;
   /** The highest version of its map that the primary of this session has told. */
   #mapVersion = 0;
+  /** What was found at the opening that made the position mean nothing. */
+  #strangeness: string | undefined;
   /** A session has begun and not ended. */
   #inSession = false;
   /** The session compares everything that it has not compared before: its map version counts, even a lower one. */
   #comparing = false;
-  #outcome: Lineage & { readonly generation: Buffer } = {
-    generation: NO_ID,
-    run: NO_ID,
-    parentRun: NO_ID,
-    parentSequence: 0,
-  };
+  #outcome: Descent = { generation: NO_ID, run: NO_ID, parentRun: NO_ID, parentSequence: 0 };
 
   private constructor(world: World, log: Log, files: ImageFiles, rules: StagingRules) {
     const state = new ImageState(world, files.file);
@@ -93,7 +85,9 @@ export class MirrorImage {
     if (files === undefined) return undefined;
     const image = new MirrorImage(world, log, files, rules);
     try {
-      await image.#findOut();
+      const found = await findOut(image.#parts);
+      image.#run = found.run;
+      image.#strangeness = found.strangeness;
     } catch (error) {
       await image.#release();
       throw error;
@@ -148,13 +142,15 @@ export class MirrorImage {
     return this.#run?.committed === true;
   }
 
+  /** Why the content is not consistent; undefined when it is. */
+  get reason(): string | undefined {
+    if (this.committing) return 'a staged run is complete and has yet to be copied into it';
+    return this.consistent ? undefined : (this.#strangeness ?? inconsistencyOf(this.state));
+  }
+
   /** The staged run that is open, or kept for a session that goes on with it. */
   get run(): StagedRun | undefined {
     return this.#run;
-  }
-
-  get staging(): StagedStatus | undefined {
-    return this.#run?.status;
   }
 
   /** Where the stream goes now. */
@@ -177,26 +173,16 @@ export class MirrorImage {
     return { applied, durable, recorded, staged, stagedSize };
   }
 
-  /**
-   * What that primary may assume. Where operations may be in the image that it would never send (those of another run
-   * that began at the same place), the image is at no position for it.
-   */
+  /** What that primary may assume. */
   positionFor(hello: Hello): ImagePosition {
     const { run, parentRun, parentSequence } = this.state;
-    const { consistent, exact } = this;
-    // An image that is not exact has gone back to its recorded position.
-    const { applied: resumeAfter, recorded } = this;
-    const position = { consistent, exact, resumeAfter, recorded, run, parentRun, parentSequence };
-    const strange = !exact && consistent && this.#relationTo(hello) === 'handed-on' && !run.equals(hello.parentRun);
-    if (!strange) return position;
-    return { ...position, resumeAfter: 0, recorded: 0, run: NO_ID, parentRun: NO_ID, parentSequence: 0 };
+    const { consistent, exact, recorded, applied: resumeAfter } = this;
+    return positionSeenBy(hello, { consistent, exact, resumeAfter, recorded, run, parentRun, parentSequence });
   }
 
-  /** Bytes that a staged run may take: the lower of the limit and the free space, less what a commit would need. */
-  async stagingRoom(): Promise<number> {
-    const free = await freeSizeFor(this.#parts.world, this.disk.path);
-    const room = Math.max(0, free + (this.#run?.stagedSize ?? 0) - (this.#run?.wanted ?? 0));
-    return Math.min(room, this.#parts.rules.limit ?? room);
+  /** Bytes that a staged run may take now. */
+  stagingRoom(): Promise<number> {
+    return stagingRoom(this.#parts, this.#run);
   }
 
   /** Copies a committed staged run that waits for it. Failures: of the disk; then it waits on. */
@@ -214,15 +200,16 @@ export class MirrorImage {
    */
   async begin(hello: Hello, begin: Begin): Promise<void> {
     assert(this.#run?.committed !== true, 'a committed run is copied before a session begins');
-    this.#inSession = true;
     this.#mapVersion = hello.mapVersion;
     this.#comparing = begin.kind === BeginKind.RESCAN || begin.kind === BeginKind.SEEDING;
-    this.#outcome = { generation: Buffer.from(hello.generation), ...lineageOf(hello) };
+    this.#outcome = descentOf(hello);
+    this.#foreign = false;
     this.#parts.positions.sessionBegan();
     await this.#recordMapVersion();
     if (isStaged(begin.kind)) await this.#beginStaged(hello, begin);
     else if (begin.kind === BeginKind.CATCH_UP) await this.#beginCatchUp(begin);
     else await this.#beginSeeding(hello, begin);
+    this.#inSession = true;
     this.#parts.world.points.reached('mirror-session-recorded');
   }
 
@@ -239,6 +226,12 @@ export class MirrorImage {
   /** The checkpoint that completes what was begun. Everything is at `sequence` afterwards, durably. */
   async complete(number: number, sequence: number): Promise<void> {
     const run = this.#run;
+    if (sequence < this.#sentMax) {
+      throw new Failure(
+        'frame-invalid',
+        `a staged run that ends at ${sequence}, before what may be in the image already`,
+      );
+    }
     if (run === undefined) {
       await this.#direct.complete(number, sequence, this.#comparing ? this.#mapVersion : undefined);
     } else {
@@ -248,6 +241,7 @@ export class MirrorImage {
     }
     this.#comparing = false;
     this.#foreign = false;
+    this.#sentMax = 0;
   }
 
   /** The primary's map has that version: durable on return, never lower than before. */
@@ -257,20 +251,16 @@ export class MirrorImage {
   }
 
   /** False when the image or its state was deleted, moved or replaced under our hands: what we write goes nowhere. */
-  async isInPlace(): Promise<boolean> {
-    const { path } = this.disk;
-    const [inode, state, identity] = await Promise.all([
-      this.#parts.world.files.inodeOf(path),
-      this.#parts.world.files.exists(statePath(path)),
-      this.disk.identity(),
-    ]);
-    return inode === identity.inode && state === 'file';
+  isInPlace(): Promise<boolean> {
+    return isInPlace(this.#parts.world, this.disk);
   }
 
   /** Lets go of an image that is not in place. Whatever stands there later is compared whole. */
   async abandon(): Promise<void> {
+    const run = this.#run;
+    this.#run = undefined;
     try {
-      await this.#distrust();
+      await distrust(this.#parts, run);
     } finally {
       await this.#release();
     }
@@ -284,6 +274,7 @@ export class MirrorImage {
     const run = this.#run;
     const began = this.#inSession;
     this.#inSession = false;
+    this.#sentMax = 0;
     if (run === undefined) {
       // Without a session the position is as old as it was.
       if (sound && began) await this.#direct.record();
@@ -300,7 +291,7 @@ export class MirrorImage {
       }
     }
     // It went through and was not completed: nothing is known of the image but by comparing everything.
-    if (this.recorded !== this.state.recorded) this.#parts.positions.forget();
+    if (this.state.run.equals(NO_ID)) this.#parts.positions.forget();
     await this.dropRun();
   }
 
@@ -335,47 +326,29 @@ export class MirrorImage {
   }
 
   async #beginCatchUp(begin: Begin): Promise<void> {
-    const { state, positions } = this.#parts;
+    const { positions } = this.#parts;
     await this.dropRun();
     assert(begin.sequence === positions.applied, 'catch-up goes on after what was applied');
-    assert(
-      positions.exact || begin.sentMax <= begin.sequence,
-      'an image that is not exact is caught up by a staged run',
-    );
-    await this.#direct.sync();
-    const { run, parentRun, parentSequence } = this.#outcome;
-    // A run that was handed on is adopted here, durably, before its first operation.
-    await state.patchPosition({ run, parentRun, parentSequence, recorded: positions.durable }, { clean: false });
-    positions.moveTo(positions.durable);
-    this.#foreign = false;
+    const whole = positions.exact || begin.sentMax <= begin.sequence;
+    assert(whole, 'an image that is not exact is caught up by a staged run');
+    await this.#direct.catchUp(this.#outcome);
   }
 
   async #beginSeeding(hello: Hello, begin: Begin): Promise<void> {
-    const { state, positions } = this.#parts;
     await this.dropRun();
     if (hello.size > this.disk.size) await this.disk.resize(hello.size);
     await this.#direct.sync();
     await this.#dropLies();
-    const known = isFollowed(this.#relationTo(hello)) && begin.sequence >= positions.applied;
-    const { generation, run, parentRun, parentSequence } = this.#outcome;
-    await state.patchPosition(
-      {
-        run,
-        parentRun,
-        parentSequence,
-        recorded: begin.sequence,
-        // Where the run is known the number stays: an older copy of this image still has an older one.
-        checkpoint: known ? this.state.checkpoint : 0,
-      },
-      { clean: false, consistent: false, generation },
-    );
-    positions.moveTo(begin.sequence);
-    this.#foreign = false;
+    const known = isFollowed(relate(hello, this.state, this.applied)) && begin.sequence >= this.applied;
+    // Where the run is known the number stays: an older copy of this image still has an older one.
+    await this.#direct.seed(this.#outcome, begin.sequence, known ? this.state.checkpoint : 0);
   }
 
   async #beginStaged(hello: Hello, begin: Begin): Promise<void> {
     const { positions } = this.#parts;
-    this.#foreign = !isFollowed(this.#relationTo(hello));
+    const position = this.positionFor(hello);
+    this.#foreign = !isFollowed(relate(hello, position, position.resumeAfter));
+    this.#sentMax = begin.kind === BeginKind.CATCH_UP_STAGED && !positions.exact ? begin.sentMax : 0;
     if (positions.recorded < positions.applied) await this.#direct.record();
     else await this.#direct.sync();
     // What a digest reads must be what the medium holds, not what a failed sync has left in the cache.
@@ -413,10 +386,6 @@ export class MirrorImage {
     this.#parts.world.points.reached('mirror-map-version-recorded');
   }
 
-  #relationTo(hello: Hello): Relation {
-    return relate(hello, this.state, this.applied);
-  }
-
   async #checkInPlace(): Promise<void> {
     if (await this.isInPlace()) return;
     throw new Failure('image-missing', `${this.disk.path} or its state was deleted, moved or replaced while in use`);
@@ -427,80 +396,4 @@ export class MirrorImage {
     await this.#parts.state.close();
     await this.disk.close();
   }
-
-  /** What a former process has left. */
-  async #findOut(): Promise<void> {
-    const { state, log } = this.#parts;
-    const identity = await this.disk.identity();
-    const run = await this.#openRun();
-    this.#run = run;
-    const strangeness = strangenessOf(this.state, identity, run?.committed === true);
-    if (strangeness !== undefined) {
-      log.warn({ image: this.disk.path }, `${strangeness}: everything will be compared`);
-      await this.#distrust();
-      return;
-    }
-    if (this.state.identity.inode !== identity.inode) {
-      await state.patch({ identity: { ...this.state.identity, inode: identity.inode } });
-    }
-    const { copiedId } = this.state;
-    const based = run?.base.run.equals(this.state.run) === true && run.base.sequence === this.recorded;
-    if (run === undefined || based || (run.committed && run.id.equals(copiedId))) return;
-    // It lies over another position than the image has.
-    if (!run.committed) {
-      await this.dropRun();
-      return;
-    }
-    log.error(
-      { image: this.disk.path },
-      'the staged run belongs to another state of the image: everything will be compared',
-    );
-    await this.#distrust();
-  }
-
-  async #openRun(): Promise<StagedRun | undefined> {
-    try {
-      return await StagedRun.open(this.#parts);
-    } catch (error) {
-      if (!isFailure(error, 'state-corrupt')) throw error;
-      // No byte of it is in the image before the state says so; where it says so, the image is distrusted.
-      this.#parts.log.error({ image: this.disk.path, err: error }, 'the staged run cannot be read and is given up');
-      await Staging.discard(this.#parts.world.files, stagingDirectory(this.disk.path));
-      return undefined;
-    }
-  }
-
-  /** The position means nothing. First the staged run goes: it must never be copied into what is there now. */
-  async #distrust(): Promise<void> {
-    const run = this.#run;
-    this.#run = undefined;
-    if (run !== undefined) await run.remove();
-    this.#parts.positions.forget();
-    await this.#parts.state.patch({
-      ...NO_POSITION,
-      consistent: false,
-      clean: false,
-      committing: false,
-      identity: await this.disk.identity(),
-    });
-  }
-}
-
-/** True when a position means something to that primary: its own run, or the one it was handed. */
-export function isFollowed(relation: Relation): boolean {
-  return relation === 'same-run' || relation === 'handed-on';
-}
-
-/** Bytes that may still be written where that image is. */
-function freeSizeFor(world: World, path: string): Promise<number> {
-  return world.files.freeSize(path.slice(0, path.lastIndexOf('/')) || '/');
-}
-
-/** The lineage of a HELLO, in buffers of its own. */
-function lineageOf(hello: Hello): Lineage {
-  return {
-    run: Buffer.from(hello.run),
-    parentRun: Buffer.from(hello.parentRun),
-    parentSequence: hello.parentSequence,
-  };
 }

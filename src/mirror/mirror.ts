@@ -2,6 +2,7 @@ import type { Address } from '../io/network.ts';
 import type { ChannelTiming } from '../link/channel.ts';
 import type { LinkTls } from '../secure/tls.ts';
 import type { StagingRules } from './image-state.ts';
+import type { RecoverReport } from './recover.ts';
 import type { MirrorStatus } from './status.ts';
 
 export interface MirrorOptions {
@@ -21,6 +22,11 @@ export interface Mirror {
   /** The address really bound. */
   readonly address: Address;
   status(): MirrorStatus;
+  /**
+   * Applies what was received for the image at that path, finishes what is committed, and tells the position. A staged
+   * run that is not complete is kept. Failures: `image-unknown`, `image-missing`, those of the disk.
+   */
+  recover(image: string, dryRun: boolean): Promise<RecoverReport>;
   /** Clean stop: applies everything received, makes it durable, records it. */
   close(): Promise<void>;
 }

@@ -98,6 +98,16 @@ export async function createImageFiles(world: World, path: string, hello: Hello)
   }
 }
 
+/** False when the image or its state was deleted, moved or replaced under our hands: what we write goes nowhere. */
+export async function isInPlace(world: World, disk: Disk): Promise<boolean> {
+  const [inode, state, identity] = await Promise.all([
+    world.files.inodeOf(disk.path),
+    world.files.exists(statePath(disk.path)),
+    disk.identity(),
+  ]);
+  return inode === identity.inode && state === 'file';
+}
+
 /** Why an image that is opened is not what its state says of it; undefined when it is. */
 export function strangenessOf(state: MirrorState, identity: DiskIdentity, committed: boolean): string | undefined {
   const known = state.identity;
@@ -108,4 +118,10 @@ export function strangenessOf(state: MirrorState, identity: DiskIdentity, commit
   if (!state.clean || committed) return undefined;
   if (known.size === identity.size && known.modifiedNs === identity.modifiedNs) return undefined;
   return 'the image was changed while no mirror was running';
+}
+
+/** Why an image whose state says that it is not consistent is not. */
+export function inconsistencyOf(state: MirrorState): string {
+  if (!state.seeded) return 'it was never filled completely';
+  return 'it was being brought up to date without a net, or was changed by others, and has not been compared since';
 }

@@ -13,6 +13,8 @@ import { MirrorExport } from './export.ts';
 import { findExports } from './find-exports.ts';
 import { DEFAULT_STAGING } from './image-state.ts';
 import type { Mirror, MirrorOptions } from './mirror.ts';
+import { imagePath } from './open-image.ts';
+import type { RecoverReport } from './recover.ts';
 import type { MirrorStatus } from './status.ts';
 
 /** Sessions that may exist at once, opening ones included. */
@@ -91,6 +93,11 @@ export async function openMirror(world: World, log: Log, options: MirrorOptions)
       status(): MirrorStatus {
         const shown = [...exports.values()].map((one) => one.status()).filter((status) => status !== undefined);
         return { role: 'mirror', directory, listening: formatAddress(listener.address), exports: shown };
+      },
+      async recover(image: string, dryRun: boolean): Promise<RecoverReport> {
+        const found = [...exports.values()].find((one) => imagePath(directory, one.name) === image);
+        if (found === undefined) throw new Failure('image-unknown', `this mirror keeps no image ${image}`);
+        return found.recover(dryRun);
       },
       async close(): Promise<void> {
         closing = true;

@@ -16,23 +16,16 @@
  */
 import { assert } from '../base/assert.ts';
 import { NO_ID } from '../base/bytes.ts';
-import { Failure, isFailure } from '../base/failure.ts';
+import { Failure } from '../base/failure.ts';
 import { InFlight } from '../base/in-flight.ts';
 import { formatSize } from '../base/units.ts';
-import type { Lineage } from '../link/lineage.ts';
 import type { View } from '../rescan/view.ts';
 import { Staging } from '../store/staging.ts';
-import { copyCommitted, yielding } from './commit.ts';
+import { copyCommitted } from './commit.ts';
 import type { ImageParts } from './image-state.ts';
-import { isNoSpace } from './mirror-failure.ts';
+import { completeThrough, goThrough, type StagedOutcome } from './overflow.ts';
+import { fullFailure, isFull, missingIn, stagingDirectory, stagingLimit } from './staging-room.ts';
 import type { Target } from './target.ts';
-
-/** What the image becomes when the run is complete, but for the position. */
-export interface StagedOutcome extends Lineage {
-  readonly generation: Buffer;
-  /** Version of the primary's dirty map, asked for at the commit. */
-  readonly mapVersion: () => number;
-}
 
 /** What status tells. */
 export interface StagedStatus {
@@ -45,10 +38,6 @@ export interface StagedStatus {
   readonly committed: boolean;
   /** Without the net: it ran out of room and goes straight to the image. */
   readonly through: boolean;
-}
-
-export function stagingDirectory(imagePath: string): string {
-  return `${imagePath}.twin/staging`;
 }
 
 export class StagedRun implements Target {
@@ -274,7 +263,8 @@ export class StagedRun implements Target {
     await this.checkpoint(number, sequence);
     await this.#inTurn(async () => {
       if (!this.#through) await this.#reserve();
-      if (this.#through) await this.#completeThrough(number, sequence);
+      assert(this.#outcome !== undefined, 'a run is completed for somebody');
+      if (this.#through) await completeThrough(this.#parts, this.#outcome, number, sequence);
       else await this.#commit(number, sequence);
     });
     if (this.committed) await this.finish();
@@ -393,16 +383,8 @@ export class StagedRun implements Target {
   }
 
   async #goThrough(reason: unknown): Promise<void> {
-    const { disk, state, log, world } = this.#parts;
-    log.error(
-      { image: disk.path, stagedSize: this.#staging.overlay.dataSize, err: reason },
-      'no room for the staged run: going on without it; until this is complete the image is not consistent',
-    );
     try {
-      await state.patch({ consistent: false, clean: false, ...NO_POSITION });
-      if (disk.size < this.size) await disk.resize(this.size);
-      await this.#staging.overlay.copyInto(disk, yielding(world.clock));
-      await disk.sync();
+      await goThrough(this.#parts, this.#staging, reason);
       this.#through = true;
       await this.#readers.idle();
       await this.#staging.remove();
@@ -411,59 +393,4 @@ export class StagedRun implements Target {
       throw error;
     }
   }
-
-  async #completeThrough(checkpoint: number, sequence: number): Promise<void> {
-    const { disk, state, positions, log } = this.#parts;
-    assert(this.#outcome !== undefined, 'a run is completed for somebody');
-    const { generation, run, parentRun, parentSequence, mapVersion } = this.#outcome;
-    await disk.sync();
-    await this.#parts.checkInPlace();
-    await state.patchPosition(
-      { run, parentRun, parentSequence, recorded: sequence, checkpoint },
-      { generation, mapVersion: mapVersion(), consistent: true, seeded: true, clean: false },
-    );
-    positions.moveTo(sequence);
-    log.info({ image: disk.path }, 'the image is consistent again');
-  }
-}
-
-/** What the state says of an image that is at no position. */
-export const NO_POSITION = {
-  run: NO_ID,
-  parentRun: NO_ID,
-  parentSequence: 0,
-  recorded: 0,
-  checkpoint: 0,
-} as const;
-
-/** Bytes of staging that the operator allows for a disk of that size. */
-function stagingLimit(parts: ImageParts, size: number): number {
-  return Math.min(parts.rules.limit ?? size, size);
-}
-
-/** True for every way in which a file system or a limit says that there is no more room. */
-function isFull(error: unknown): boolean {
-  if (isFailure(error, 'staging-full') || isFailure(error, 'no-space')) return true;
-  return isFailure(error, 'state-unwritable') && isNoSpace(error.cause);
-}
-
-function fullFailure(error: unknown, what: string): Failure {
-  const reason = error instanceof Error ? error.message : String(error);
-  return new Failure('staging-full', `${what}: ${reason}`, { cause: error });
-}
-
-/** Bytes of an overlay that lie where the disk has no space yet. */
-function missingIn(disk: ImageParts['disk'], overlay: Staging['overlay']): number {
-  let size = 0;
-  for (const range of overlay.ranges()) {
-    if (range.zero) continue;
-    const end = range.offset + range.length;
-    for (let at = range.offset; at < end; ) {
-      const hole = Math.min(end, disk.seekHole(at));
-      const data = Math.min(end, disk.seekData(hole));
-      size += data - hole;
-      at = Math.max(data, hole, at + 1);
-    }
-  }
-  return size;
 }

@@ -145,14 +145,35 @@ function mirrorExportText(entry: MirrorExportStatus, paint: Paint): string[] {
     entry.lastMessageAgeMs === undefined ? 'never since the start' : `${formatDuration(entry.lastMessageAgeMs)} ago`;
   const pairs: Pair[] = [
     ['image', `${entry.image}, ${formatSize(entry.size)}`],
-    ['content', entry.consistent ? 'consistent' : paint.busy('being filled: not consistent until this is done')],
+    ['content', contentText(entry, paint)],
     ['primary', `${entry.primary ?? 'not connected'}, last heard ${heard}`],
     ['lag', mirrorLagText(entry)],
-    ['position', positionText(entry)],
+    ['position', `${positionText(entry)}${recordedText(entry)}`],
+    ...stagingPairs(entry.staging, paint),
     ...problemPairs(entry.problem, '', paint),
   ];
   const state = stateColour(entry.state, paint)(entry.state);
   return [`  ${paint.strong(entry.name)}  ${state}`, ...faintLabels(pairs, '    ', paint)];
+}
+
+function contentText({ consistent, exact, committing }: MirrorExportStatus, paint: Paint): string {
+  if (committing)
+    return paint.bad('half new: a complete staged run has yet to be copied (`nbdtwin recover`, or a primary)');
+  if (!consistent) return paint.busy('being filled: not consistent until this is done');
+  return exact ? 'consistent' : 'consistent: as a disk after a power cut, until a primary has brought it up to date';
+}
+
+function recordedText({ recordedAgeMs }: MirrorExportStatus): string {
+  return recordedAgeMs === undefined ? '' : `\nwritten down ${formatDuration(recordedAgeMs)} ago`;
+}
+
+function stagingPairs(staging: MirrorExportStatus['staging'], paint: Paint): Pair[] {
+  if (staging === undefined) return [];
+  const { size, limit, ageMs, committed, through } = staging;
+  if (through) return [['staged', paint.bad(`no room: goes straight to the image, for ${formatDuration(ageMs)}`)]];
+  const room = limit === undefined ? '' : ` of ${formatSize(limit)}`;
+  const what = committed ? 'complete' : 'beside the image, which stays as it is';
+  return [['staged', `${formatSize(size)}${room}, ${what}, for ${formatDuration(ageMs)}`]];
 }
 
 /** What the primary had beyond this image, as far as it has said. */

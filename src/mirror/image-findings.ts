@@ -1,0 +1,69 @@
+/** What a former process has left of an image, and what of it can be believed. */
+import { isFailure } from '../base/failure.ts';
+import { Staging } from '../store/staging.ts';
+import type { ImageParts } from './image-state.ts';
+import { strangenessOf } from './open-image.ts';
+import { StagedRun } from './staged-run.ts';
+import { NO_POSITION, stagingDirectory } from './staging-room.ts';
+
+interface Findings {
+  /** The staged run that lies over the image: committed, or to be gone on with. */
+  readonly run: StagedRun | undefined;
+  /** Why the position meant nothing; the image is distrusted then. */
+  readonly strangeness: string | undefined;
+}
+
+/** Everything that cannot be believed is dropped, durably, and told aloud. Failures: of the disk. */
+export async function findOut(parts: ImageParts): Promise<Findings> {
+  const { disk, state, log } = parts;
+  const identity = await disk.identity();
+  const run = await openRun(parts);
+  const committed = run?.committed === true;
+  const strangeness = strangenessOf(state.now, identity, committed) ?? strayCommit(parts, run);
+  if (strangeness !== undefined) {
+    log.warn({ image: disk.path }, `${strangeness}: everything will be compared`);
+    await distrust(parts, run);
+    return { run: undefined, strangeness };
+  }
+  if (state.now.identity.inode !== identity.inode) {
+    await state.patch({ identity: { ...state.now.identity, inode: identity.inode } });
+  }
+  if (run === undefined || committed || isBased(parts, run)) return { run, strangeness };
+  // It lies over another position than the image has.
+  await run.remove();
+  return { run: undefined, strangeness };
+}
+
+/** The position means nothing. First the staged run goes: it must never be copied into what is there now. */
+export async function distrust(parts: ImageParts, run: StagedRun | undefined): Promise<void> {
+  if (run !== undefined) await run.remove();
+  parts.positions.forget();
+  await parts.state.patch({
+    ...NO_POSITION,
+    consistent: false,
+    clean: false,
+    committing: false,
+    identity: await parts.disk.identity(),
+  });
+}
+
+async function openRun(parts: ImageParts): Promise<StagedRun | undefined> {
+  try {
+    return await StagedRun.open(parts);
+  } catch (error) {
+    if (!isFailure(error, 'state-corrupt')) throw error;
+    // No byte of it is in the image before the state says so; where it says so, the image is distrusted.
+    parts.log.error({ image: parts.disk.path, err: error }, 'the staged run cannot be read and is given up');
+    await Staging.discard(parts.world.files, stagingDirectory(parts.disk.path));
+    return undefined;
+  }
+}
+
+function isBased({ state }: ImageParts, run: StagedRun): boolean {
+  return run.base.run.equals(state.now.run) && run.base.sequence === state.now.recorded;
+}
+
+function strayCommit(parts: ImageParts, run: StagedRun | undefined): string | undefined {
+  if (run?.committed !== true || isBased(parts, run) || run.id.equals(parts.state.now.copiedId)) return undefined;
+  return 'the staged run beside the image belongs to another state of it';
+}

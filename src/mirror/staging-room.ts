@@ -1,0 +1,61 @@
+/** Room for staged runs: where they lie, what they may take, and what says that there is no more. */
+import { NO_ID } from '../base/bytes.ts';
+import { Failure, isFailure } from '../base/failure.ts';
+import type { Staging } from '../store/staging.ts';
+import type { ImageParts } from './image-state.ts';
+import { isNoSpace } from './mirror-failure.ts';
+
+export function stagingDirectory(imagePath: string): string {
+  return `${imagePath}.twin/staging`;
+}
+
+/** Bytes that a staged run may take: the lower of the limit and the free space, less what a commit would need. */
+export async function stagingRoom(
+  { world, disk, rules }: ImageParts,
+  run: { readonly stagedSize: number; readonly wanted: number } | undefined,
+): Promise<number> {
+  const free = await world.files.freeSize(disk.path.slice(0, disk.path.lastIndexOf('/')) || '/');
+  const room = Math.max(0, free + (run?.stagedSize ?? 0) - (run?.wanted ?? 0));
+  return Math.min(room, rules.limit ?? room);
+}
+
+/** What the state says of an image that is at no position. */
+export const NO_POSITION = {
+  run: NO_ID,
+  parentRun: NO_ID,
+  parentSequence: 0,
+  recorded: 0,
+  checkpoint: 0,
+} as const;
+
+/** Bytes of staging that the operator allows for a disk of that size. */
+export function stagingLimit(parts: ImageParts, size: number): number {
+  return Math.min(parts.rules.limit ?? size, size);
+}
+
+/** True for every way in which a file system or a limit says that there is no more room. */
+export function isFull(error: unknown): boolean {
+  if (isFailure(error, 'staging-full') || isFailure(error, 'no-space')) return true;
+  return isFailure(error, 'state-unwritable') && isNoSpace(error.cause);
+}
+
+export function fullFailure(error: unknown, what: string): Failure {
+  const reason = error instanceof Error ? error.message : String(error);
+  return new Failure('staging-full', `${what}: ${reason}`, { cause: error });
+}
+
+/** Bytes of an overlay that lie where the disk has no space yet. */
+export function missingIn(disk: ImageParts['disk'], overlay: Staging['overlay']): number {
+  let size = 0;
+  for (const range of overlay.ranges()) {
+    if (range.zero) continue;
+    const end = range.offset + range.length;
+    for (let at = range.offset; at < end; ) {
+      const hole = Math.min(end, disk.seekHole(at));
+      const data = Math.min(end, disk.seekData(hole));
+      size += data - hole;
+      at = Math.max(data, hole, at + 1);
+    }
+  }
+  return size;
+}
