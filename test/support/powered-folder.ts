@@ -40,6 +40,14 @@ export class PoweredFolder {
   }
 
   /**
+   * Has the kernel begin to write back what it caches of a file, as it does by itself some time, without a flush of the
+   * disk: only then is there something that the disk can lose or tear.
+   */
+  async writeBack(path: string): Promise<void> {
+    await runProgram('dd', [`if=${path}`, 'iflag=nocache', 'count=0', 'status=none']);
+  }
+
+  /**
    * The power goes, at once: kill whatever uses the folder in the same turn, before this. How many writes to the disk
    * were lost, or torn.
    */
