@@ -66,6 +66,17 @@ export class Bitmap {
     return -1;
   }
 
+  /** Clears every bit. */
+  clearAll(): void {
+    this.#words.fill(0);
+    this.#count = 0;
+  }
+
+  /** Calls `visit` for every set bit, in order. */
+  forEach(visit: (index: number) => void): void {
+    for (let index = this.nextSet(0); index >= 0; index = this.nextSet(index + 1)) visit(index);
+  }
+
   copy(): Bitmap {
     const copy = new Bitmap(this.length);
     copy.#words.set(this.#words);

@@ -2,9 +2,9 @@
  * How a primary's run and a mirror's position belong together. Pure; both ends decide by it.
  *
  * Every start of a primary takes a new run. A start after a clean stop also names its *parent*: the run and the last
- * sequence of that stop; its own sequences go on from there. A mirror that stands at exactly that place may follow the
- * new run without a rescan. One that stands further has seen operations that this primary does not know: its disk was
- * put back to an older copy, or it is a clone.
+ * sequence of that stop; its own sequences go on from there. A mirror that stands there, or before it, is on the common
+ * trunk, and may follow the new run in order if what it lacks is still in the spool. One that stands further has seen
+ * operations that this primary does not know: its disk was put back to an older copy, or it is a clone.
  */
 import { NO_ID } from '../base/bytes.ts';
 
@@ -18,11 +18,11 @@ export interface Lineage {
 export type Relation =
   /** The position is in the primary's own run. */
   | 'same-run'
-  /** The position is where the primary's run began. */
+  /** The position is in the parent run, at or before the place where the primary's run began. */
   | 'handed-on'
   /** The mirror has gone on from there without this primary. */
   | 'mirror-ahead'
-  /** Nothing can be said: everything has to be compared. */
+  /** Neither: nothing follows from these two alone. */
   | 'unrelated';
 
 /** Relates a mirror at `sequence` of the run in `mirror` to a primary. */
@@ -33,6 +33,5 @@ export function relate(primary: Lineage, mirror: Lineage, sequence: number): Rel
   const inParent = mirror.run.equals(primary.parentRun);
   const sibling = mirror.parentRun.equals(primary.parentRun) && mirror.parentSequence === primary.parentSequence;
   if (!inParent && !sibling) return 'unrelated';
-  if (sequence > primary.parentSequence) return 'mirror-ahead';
-  return sequence === primary.parentSequence ? 'handed-on' : 'unrelated';
+  return sequence > primary.parentSequence ? 'mirror-ahead' : 'handed-on';
 }

@@ -7,7 +7,7 @@
  *
  * Openings are taken one after the other (`#opening`), so that two of them never see the same half-made state.
  */
-import { NO_ID } from '../base/bytes.ts';
+import { ID_SIZE, NO_ID } from '../base/bytes.ts';
 import { Failure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import type { World } from '../io/world.ts';
@@ -62,6 +62,8 @@ export class MirrorExport {
   /** The last session that was opened, the present one or one that has ended: what the primary said there stays true. */
   #lastSession: MirrorSession | undefined;
   #closed = false;
+  /** The id that the image will get, while there is none: its primary must know it from the first session on. */
+  #replicaId: Buffer | undefined;
 
   constructor(world: World, log: Log, directory: string, name: string, admission: Admission, rules: StagingRules) {
     this.#world = world;
@@ -277,7 +279,7 @@ export class MirrorExport {
         ...position,
         fresh: image === undefined,
         seeded: image?.state.seeded ?? false,
-        replicaId: image?.state.replicaId ?? NO_ID,
+        replicaId: image?.state.replicaId ?? (this.#replicaId ??= this.#world.random.bytes(ID_SIZE)),
         generation: image?.state.generation ?? NO_ID,
         checkpoint: image?.state.checkpoint ?? 0,
         size: image?.disk.size ?? 0,
@@ -314,7 +316,19 @@ export class MirrorExport {
   }
 
   async #prepare(hello: Hello, begin: Begin): Promise<MirrorImage> {
-    this.#image ??= await MirrorImage.create(this.#world, this.#log, this.#directory, this.name, hello, this.#rules);
+    if (this.#image === undefined) {
+      const replicaId = this.#replicaId;
+      this.#replicaId = undefined;
+      this.#image = await MirrorImage.create(
+        this.#world,
+        this.#log,
+        this.#directory,
+        this.name,
+        hello,
+        this.#rules,
+        replicaId,
+      );
+    }
     await this.#image.begin(hello, begin);
     return this.#image;
   }

@@ -14,7 +14,7 @@
  * operations after `recorded` in the image; the primary sends them again.
  */
 import { assert } from '../base/assert.ts';
-import { NO_ID } from '../base/bytes.ts';
+import { ID_SIZE, NO_ID } from '../base/bytes.ts';
 import { Failure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import type { Disk } from '../io/disk.ts';
@@ -36,7 +36,14 @@ import {
   isInPlace,
   openImageFiles,
 } from './open-image.ts';
-import { type Descent, descentOf, type ImagePosition, isFollowed, positionSeenBy } from './session-start.ts';
+import {
+  type Descent,
+  descentOf,
+  goesOnWith,
+  type ImagePosition,
+  isFollowed,
+  positionSeenBy,
+} from './session-start.ts';
 import { StagedRun } from './staged-run.ts';
 import { stagingDirectory, stagingRoom } from './staging-room.ts';
 import type { Target } from './target.ts';
@@ -103,8 +110,10 @@ export class MirrorImage {
     name: string,
     hello: Hello,
     rules: StagingRules = DEFAULT_STAGING,
+    replicaId: Buffer = world.random.bytes(ID_SIZE),
   ): Promise<MirrorImage> {
-    return new MirrorImage(world, log, await createImageFiles(world, imagePath(directory, name), hello), rules);
+    const files = await createImageFiles(world, imagePath(directory, name), hello, replicaId);
+    return new MirrorImage(world, log, files, rules);
   }
 
   get disk(): Disk {
@@ -354,8 +363,8 @@ export class MirrorImage {
     // What a digest reads must be what the medium holds, not what a failed sync has left in the cache.
     if (begin.kind === BeginKind.RESCAN) await this.#dropLies();
     const run = this.#run;
-    const goesOn = run?.resumable === true && run.id.equals(begin.stagingId) && run.staged === begin.sequence;
-    if (run !== undefined && goesOn && run.applied === run.staged && run.size === hello.size) {
+    if (run !== undefined && goesOnWith(run, begin) && run.size === hello.size) {
+      run.setApplied(begin.sequence);
       this.#join(run);
       return;
     }

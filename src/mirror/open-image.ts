@@ -2,7 +2,7 @@
  * Opening and making the files of an image: `DIR/NAME.img`, and `DIR/NAME.img.twin/` with its state and its staging.
  * Whoever holds the lock of the image alone reads and writes its state.
  */
-import { ID_SIZE, NO_ID } from '../base/bytes.ts';
+import { NO_ID } from '../base/bytes.ts';
 import { Failure, isFailure } from '../base/failure.ts';
 import type { Disk, DiskIdentity } from '../io/disk.ts';
 import type { World } from '../io/world.ts';
@@ -61,11 +61,16 @@ export async function openImageFiles(world: World, path: string): Promise<ImageF
 }
 
 /** Makes the image, all holes, and its state: not consistent, at no position. Durable on return. */
-export async function createImageFiles(world: World, path: string, hello: Hello): Promise<ImageFiles> {
+export async function createImageFiles(
+  world: World,
+  path: string,
+  hello: Hello,
+  replicaId: Buffer,
+): Promise<ImageFiles> {
   await world.files.makeDirectory(`${path}.twin`);
   // The state comes first: an image without state would be taken for somebody else's.
   const file = await createStateFile(world.files, MIRROR_STATE, statePath(path), {
-    replicaId: world.random.bytes(ID_SIZE),
+    replicaId: Buffer.from(replicaId),
     volumeId: Buffer.from(hello.volumeId),
     generation: Buffer.from(hello.generation),
     run: NO_ID,

@@ -2,6 +2,7 @@
 import { NO_ID } from '../base/bytes.ts';
 import { type Lineage, type Relation, relate } from '../link/lineage.ts';
 import { type Begin, BeginKind, type Hello, isStaged } from '../link/messages.ts';
+import type { StagedRun } from './staged-run.ts';
 
 /** What a session may assume of an image. */
 export interface ImagePosition extends Lineage {
@@ -58,7 +59,7 @@ export function positionSeenBy(hello: Hello, position: ImagePosition): ImagePosi
 /** What matters of an image for a BEGIN. */
 interface BeginImage {
   readonly disk: { readonly size: number };
-  readonly run: { readonly id: Buffer; readonly staged: number } | undefined;
+  readonly run: Pick<StagedRun, 'resumable' | 'id' | 'applied' | 'staged'> | undefined;
 }
 
 /** Why a session must not begin so: where the image is not, or destroying what it is. Undefined when it may. */
@@ -77,11 +78,20 @@ export function objectionTo(
     const behind = followed && begin.sequence < position.resumeAfter;
     return behind ? 'a rescan behind the position of the image' : undefined;
   }
-  const goesOn = isStaged(begin.kind) && image.run?.id.equals(begin.stagingId) && image.run.staged === begin.sequence;
-  const there = begin.sequence === position.resumeAfter || goesOn === true;
+  const goesOn = isStaged(begin.kind) && image.run !== undefined && goesOnWith(image.run, begin);
+  const there = begin.sequence === position.resumeAfter || goesOn;
   if (!followed || !position.consistent || !there || image.disk.size !== hello.size)
     return 'a catch-up from a position that the image does not have';
   if (begin.kind === BeginKind.CATCH_UP && !position.exact && begin.sentMax > begin.sequence)
     return 'operations that may be in the image already have to come as a staged run';
   return undefined;
+}
+
+/**
+ * True when that is the run that a session wants to go on with, as it is durably. A rescan may go on from a later place
+ * of the stream: what the stream leaves out then is still to be compared.
+ */
+export function goesOnWith(run: Pick<StagedRun, 'resumable' | 'id' | 'applied' | 'staged'>, begin: Begin): boolean {
+  if (!run.resumable || !run.id.equals(begin.stagingId) || run.applied !== run.staged) return false;
+  return begin.kind === BeginKind.RESCAN ? begin.sequence >= run.staged : begin.sequence === run.staged;
 }

@@ -25,7 +25,7 @@ import type { Log } from '../base/log.ts';
 import { MIB } from '../base/units.ts';
 import { FrameType, type FrameTypeCode } from '../link/frame.ts';
 import { Spool, type SpoolKept, type SpoolRecord } from '../store/spool.ts';
-import type { MergedPart } from './merged-part.ts';
+import type { MergedPart, MergedTransfer } from './merged-part.ts';
 import { type BacklogEvents, type BacklogWorld, Overflow, type OverflowSettings, type Rung } from './overflow.ts';
 import { Spooled } from './spooled.ts';
 import { Window } from './window.ts';
@@ -125,6 +125,11 @@ export class Backlog {
   /** Why nothing more is taken in beyond the window, or what is there is of no use; until order has been given up. */
   get failure(): Failure | undefined {
     return this.#overflow.failure ?? this.#overflow.spool?.failure;
+  }
+
+  /** Of the part that was handed out last and is not done: how far a mirror has got with it. */
+  get transfer(): MergedTransfer | undefined {
+    return this.#overflow.parts.frozen?.transfer;
   }
 
   /** All there is stands in the window. */

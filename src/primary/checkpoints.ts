@@ -46,17 +46,20 @@ export class Checkpoints {
   }
 
   /**
-   * Puts a checkpoint into the stream, synchronously. Resolves with its sequence and number once the mirror holds
-   * everything before it durably; rejects with `connection-lost` when the session ends first.
+   * Puts a checkpoint into the stream, synchronously; the mirror is at `sequence` there. Resolves with its sequence and
+   * number once the mirror holds everything before it durably; rejects with `connection-lost` when the session ends first.
    */
-  place(complete: boolean): Promise<{ sequence: number; number: number }> {
+  place(
+    complete: boolean,
+    sequence: number = this.#replica.streamSequence,
+  ): Promise<{ sequence: number; number: number }> {
     // Nobody would settle it any more.
     if (this.#ended) return Promise.reject(sessionEnded());
     const number = this.#numbers.next();
     const placed = new Promise<{ sequence: number; number: number }>((resolve, reject) => {
       this.#pending.push({ number, done: (sequence) => resolve({ sequence, number }), failed: reject });
     });
-    this.#replica.remark(FrameType.CHECKPOINT, complete ? FRAME_COMPLETE : 0, number, 0);
+    this.#replica.remark(FrameType.CHECKPOINT, complete ? FRAME_COMPLETE : 0, number, 0, undefined, sequence);
     return placed;
   }
 

@@ -86,6 +86,7 @@ export class Comparison {
       elapsedMs,
       etaMs: this.#comparedSize === 0 ? undefined : (elapsedMs / this.#comparedSize) * left,
       pass: this.#plan.pass,
+      converging: true,
     };
   }
 }

@@ -1,11 +1,12 @@
 /**
- * What a session has to do, from what the mirror says of itself and what is kept here: go on in order, or compare.
- * Pure: `decide` reads, `MirrorLink` acts.
+ * What a session has to do, from what the mirror says of itself and what is kept here: go on in order, go on with a
+ * staged run, or compare. Pure: `decide` reads, opening.ts acts.
  */
 import { NO_ID } from '../base/bytes.ts';
 import { Failure } from '../base/failure.ts';
-import { type Lineage, relate } from '../link/lineage.ts';
+import type { Lineage } from '../link/lineage.ts';
 import type { Welcome } from '../link/messages.ts';
+import type { ClearedPosition } from '../store/dirty-map.ts';
 import type { Replica } from './replica.ts';
 
 export interface Own extends Lineage {
@@ -18,58 +19,112 @@ export interface Own extends Lineage {
 }
 
 export type Decision =
-  /** Everything after the mirror's position is in the window and nothing is marked. */
-  | { readonly kind: 'catch-up'; readonly after: number }
   /**
-   * Compare. `markAll`: everything, otherwise what is marked. `resumeAfter`: the stream goes on in order there, since the
-   * window has what follows; undefined: it begins anew.
+   * Everything after the mirror's position is kept and nothing is marked. `staged`: later operations may be in the
+   * image already, so what follows is one staged run.
    */
-  | { readonly kind: 'compare'; readonly markAll: boolean; readonly resumeAfter: number | undefined };
+  | { readonly kind: 'catch-up'; readonly after: number; readonly staged: boolean }
+  /** The mirror still holds the staged run that the last session began. */
+  | { readonly kind: 'resume-staged'; readonly after: number }
+  /**
+   * Compare: everything, the regions of the dirty map, or those that this process knows to differ. `resumeAfter`: the
+   * stream goes on in order there, since what follows is kept; undefined: it begins anew.
+   */
+  | {
+      readonly kind: 'compare';
+      readonly scope: 'everything' | 'map' | 'marks';
+      readonly resumeAfter: number | undefined;
+    };
+
+const EVERYTHING: Decision = { kind: 'compare', scope: 'everything', resumeAfter: undefined };
+
+/** A position in one of the runs that this disk went through. */
+interface Place {
+  readonly run: Buffer;
+  readonly sequence: number;
+  /** The sequence counts in this run, or in the parent that it goes on from. */
+  readonly inOwnOrder: boolean;
+}
 
 /** Failures: `primary-older`, `generation-newer`. */
 export function decide(own: Own, welcome: Welcome, replica: Replica): Decision {
-  if (welcome.fresh) return { kind: 'compare', markAll: true, resumeAfter: undefined };
+  if (welcome.fresh) return EVERYTHING;
   if (!welcome.generation.equals(own.generation)) {
     throw new Failure('generation-newer', 'the mirror belongs to another generation of this volume');
   }
-  if (own.rescanAll) return { kind: 'compare', markAll: true, resumeAfter: undefined };
-  const position = welcome.resumeAfter;
-  const relation = relate(own, welcome, position);
-  if (relation === 'mirror-ahead' || (relation === 'same-run' && position > replica.sequence)) {
-    const known = relation === 'same-run' ? replica.sequence : own.parentSequence;
+  if (own.rescanAll) return EVERYTHING;
+  if (replica.mayResumeStaged(welcome)) return { kind: 'resume-staged', after: welcome.stagedSequence };
+  const place = placeOf(own, welcome);
+  if (place === undefined) return EVERYTHING;
+  if (place.inOwnOrder && place.sequence > replica.sequence) {
     throw new Failure(
       'primary-older',
-      `the mirror is at operation ${position} of what this primary knows only up to ${known}`,
+      `the mirror is at operation ${place.sequence} of what this primary knows only up to ${replica.sequence}`,
     );
   }
-  if (relation === 'unrelated' && followsAnother(own, welcome, position)) {
-    throw new Failure('primary-older', 'the mirror follows a run of this volume that this primary knows nothing of');
+  if (welcome.mapVersion > replica.regions.versionTold) {
+    throw new Failure(
+      'primary-older',
+      `the mirror has seen version ${welcome.mapVersion} of the dirty map, this primary only ${replica.regions.versionTold}`,
+    );
   }
-  if (relation === 'unrelated' || welcome.size !== own.size) {
-    return { kind: 'compare', markAll: true, resumeAfter: undefined };
+  if (welcome.size !== own.size || !replica.regions.replicaId.equals(welcome.replicaId)) return EVERYTHING;
+  // What another start of this disk has left in the image beyond the common trunk, nobody here knows.
+  const known = welcome.exact || ours(own, welcome.run);
+  if (!known) return EVERYTHING;
+  const resumable = place.inOwnOrder && replica.keeping && replica.holdsAfter(place.sequence);
+  if (resumable && replica.inOrder && welcome.consistent) {
+    return { kind: 'catch-up', after: place.sequence, staged: !welcome.exact };
   }
-  // The marks of a rescan that another run left half done died with it.
-  if (relation === 'handed-on' && !welcome.consistent) {
-    return { kind: 'compare', markAll: true, resumeAfter: undefined };
+  const resumeAfter = resumable ? place.sequence : undefined;
+  if (place.inOwnOrder && replica.marks.coverFrom(place.sequence, welcome.checkpoint)) {
+    return { kind: 'compare', scope: 'marks', resumeAfter };
   }
-  if (!replica.marks.coverFrom(position, welcome.checkpoint)) {
-    return { kind: 'compare', markAll: true, resumeAfter: undefined };
-  }
-  const resumable = replica.keeping && position >= replica.window.baseSequence;
-  if (resumable && replica.marks.count === 0 && welcome.consistent) return { kind: 'catch-up', after: position };
-  // Also where a half-done rescan of this run left the image inconsistent: what it had still to do is marked.
-  return { kind: 'compare', markAll: false, resumeAfter: resumable ? position : undefined };
+  if (covers(own, replica.regions.cleared, place, welcome.checkpoint))
+    return { kind: 'compare', scope: 'map', resumeAfter };
+  return EVERYTHING;
 }
 
 /**
- * True when the mirror is in a run that is none of this disk's: the disk was put back to an older copy of itself, or it
- * is a clone. To make the mirror like it then is for a human to say. (So it is where the mirror was away for so many
- * starts that its run is forgotten: better asked once too often than the only newer copy overwritten.)
+ * Where the mirror stands in the history of this disk; undefined when it holds nothing. One that follows a run which is
+ * none of this disk's is refused: the disk was put back to an older copy of itself, or it is a clone, and to make the
+ * mirror like it is for a human to say. (So it is where the mirror was away for so many starts that its run is
+ * forgotten: better asked once too often than the only newer copy overwritten.)
  */
-function followsAnother(own: Own, mirror: Lineage, position: number): boolean {
-  if (mirror.run.equals(NO_ID)) return false;
-  const isOurs = (run: Buffer): boolean => own.earlierRuns.some((earlier) => earlier.equals(run));
-  // A start that ended before its first operation has left no trace here.
-  const untouched = isOurs(mirror.parentRun) && position <= mirror.parentSequence;
-  return !isOurs(mirror.run) && !untouched;
+function placeOf(own: Own, welcome: Welcome): Place | undefined {
+  const sequence = welcome.resumeAfter;
+  if (welcome.run.equals(NO_ID)) return undefined;
+  if (welcome.run.equals(own.run)) return { run: own.run, sequence, inOwnOrder: true };
+  let run = welcome.run;
+  if (!ours(own, run)) {
+    // A start that ended before its first operation has left no trace here.
+    if (!ours(own, welcome.parentRun) || sequence > welcome.parentSequence) {
+      throw new Failure('primary-older', 'the mirror follows a run of this volume that this primary knows nothing of');
+    }
+    run = welcome.parentRun;
+  }
+  const inParent = run.equals(own.parentRun);
+  if (inParent && sequence > own.parentSequence) {
+    throw new Failure(
+      'primary-older',
+      `the mirror is at operation ${sequence} of what this primary knows only up to ${own.parentSequence}`,
+    );
+  }
+  return { run, sequence, inOwnOrder: inParent };
+}
+
+function ours(own: Own, run: Buffer): boolean {
+  return run.equals(own.run) || own.earlierRuns.some((earlier) => earlier.equals(run));
+}
+
+/** True when the dirty map holds every difference to an image at that place: nothing was cleared at a later one. */
+function covers(own: Own, cleared: ClearedPosition | undefined, place: Place, checkpoint: number): boolean {
+  if (cleared === undefined) return true;
+  const runs = [own.run, ...own.earlierRuns];
+  const clearedAge = runs.findIndex((run) => run.equals(cleared.run));
+  const placeAge = runs.findIndex((run) => run.equals(place.run));
+  if (clearedAge < 0 || placeAge < 0) return false;
+  if (clearedAge === placeAge) return place.sequence >= cleared.sequence && checkpoint >= cleared.checkpoint;
+  // A later run goes on from where the earlier one was cleared.
+  return placeAge < clearedAge;
 }

@@ -14,7 +14,7 @@ import { assert } from '../base/assert.ts';
 import { FrameType } from '../link/frame.ts';
 import type { DirtyMap } from '../store/dirty-map.ts';
 import { EXTENT_UNREPLICATED, type Extent } from '../volume/volume.ts';
-import { RegionSequences } from './region-sequences.ts';
+import type { RegionSequences } from './region-sequences.ts';
 import type { OperationType, Replica } from './replica.ts';
 
 export class Ledger {
@@ -22,7 +22,7 @@ export class Ledger {
   readonly #clearCleanFlag: () => Promise<void>;
   readonly #map: DirtyMap | undefined;
   /** When each region of the dirty map was last written; undefined without a map. */
-  readonly regionSequences: RegionSequences | undefined;
+  readonly #regionSequences: RegionSequences | undefined;
   #sequence: number;
   #starting: Promise<void> | undefined;
   #started: boolean;
@@ -35,22 +35,22 @@ export class Ledger {
   #unsequencedCount = 0;
 
   /**
-   * `started`: the clean flag is clear already, as after an unclean stop. `map`: where marks are made durable; without
-   * one a mutation needs none.
+   * `started`: the clean flag is clear already, as after an unclean stop. `regions`: where marks are made durable, and
+   * what was last written when; without them a mutation needs none.
    */
   constructor(
     replicas: readonly Replica[],
     sequence: number,
     started: boolean,
     clearCleanFlag: () => Promise<void>,
-    map?: DirtyMap,
+    regions?: { readonly map: DirtyMap; readonly sequences: RegionSequences },
   ) {
     this.#replicas = replicas;
     this.#sequence = sequence;
     this.#started = started;
     this.#clearCleanFlag = clearCleanFlag;
-    this.#map = map;
-    this.regionSequences = map === undefined ? undefined : new RegionSequences(map.size, map.regionSize, sequence);
+    this.#map = regions?.map;
+    this.#regionSequences = regions?.sequences;
   }
 
   /** This run is durable. While false, `start` first. */
@@ -156,7 +156,7 @@ export class Ledger {
     // Only a sync from here on covers what the range holds now, as if its last operation had been the very last.
     this.#unsequencedCount += 1;
     this.#locallyDurable = Math.min(this.#locallyDurable, this.#sequence - 1);
-    this.regionSequences?.note(offset, length, this.#sequence);
+    this.#regionSequences?.note(offset, length, this.#sequence);
     for (const replica of this.#replicas) replica.uncertain(offset, length);
   }
 
@@ -185,7 +185,7 @@ export class Ledger {
     assert(this.#started, 'the run is durable before its first mutation');
     assert(this.#map === undefined || this.#map.covers(offset, length), 'a region is marked before it is mutated');
     this.#sequence += 1;
-    this.regionSequences?.note(offset, length, this.#sequence);
+    this.#regionSequences?.note(offset, length, this.#sequence);
     for (const replica of this.#replicas) replica.append(type, this.#sequence, offset, length, data, barrier);
     return this.#sequence;
   }

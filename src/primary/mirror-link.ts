@@ -7,34 +7,21 @@
  * Keys are renewed by a planned reconnect: see key-renewal.ts.
  */
 import { Backoff } from '../base/backoff.ts';
-import { ID_SIZE, NO_ID } from '../base/bytes.ts';
 import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import { type Address, type ByteStream, formatAddress } from '../io/network.ts';
 import type { World } from '../io/world.ts';
 import { Channel, type ChannelTiming, DEFAULT_TIMING } from '../link/channel.ts';
-import { FrameType } from '../link/frame.ts';
-import {
-  BeginKind,
-  decodeAck,
-  decodeRefused,
-  decodeWelcome,
-  encodeBegin,
-  encodeHello,
-  NO_POSITIONS,
-  type Positions,
-  VERSION_MAX,
-  VERSION_MIN,
-  type Welcome,
-} from '../link/messages.ts';
+import { NO_POSITIONS, type Positions } from '../link/messages.ts';
 import type { LinkTls } from '../secure/tls.ts';
-import { admission } from './admission.ts';
 import type { Agreement } from './agreement.ts';
 import type { CheckpointNumbers } from './checkpoints.ts';
-import { type Decision, decide, type Own } from './decide.ts';
+import type { Own } from './decide.ts';
+import type { DirtyRegions } from './dirty-regions.ts';
 import { KeyRenewal } from './key-renewal.ts';
 import type { Ledger } from './ledger.ts';
 import type { LocalDisk } from './local-disk.ts';
+import { type Introduction, type Opened, open } from './opening.ts';
 import type { Replica } from './replica.ts';
 import { PrimarySession } from './session.ts';
 import type { MirrorLinkStatus, RescanProgress, SessionState, VerifyReport } from './status.ts';
@@ -43,7 +30,6 @@ import { type SessionEvent, transition } from './transitions.ts';
 const CONNECT_TIMEOUT_MS = 10_000;
 /** A session that lasted so long has shown that both ends can work with each other. */
 const STEADY_MS = 2_000;
-const OPENING_TIMEOUT_MS = 30_000;
 
 export interface RetryTiming {
   readonly firstMs: number;
@@ -59,9 +45,7 @@ const DEFAULT_RETRY: RetryTiming = { firstMs: 200, lastMs: 10_000, refusedMs: 60
 export interface MirrorLinkSettings {
   readonly address: Address;
   readonly tls: LinkTls;
-  readonly exportName: string;
-  readonly volumeId: Buffer;
-  readonly windowSize: number;
+  readonly introduction: Omit<Introduction, 'mode'>;
   readonly rescanRate: number | undefined;
   readonly rekeySize: number;
   readonly rekeyIntervalMs: number;
@@ -78,6 +62,7 @@ export class MirrorLink {
   readonly #numbers: CheckpointNumbers;
   readonly #ledger: Ledger;
   readonly #agreement: Agreement;
+  readonly #regions: DirtyRegions;
   readonly #retry: RetryTiming;
   readonly #backoff: Backoff;
   #own: Own;
@@ -89,6 +74,10 @@ export class MirrorLink {
   #problem: Failure | undefined;
   #positions: Positions = NO_POSITIONS;
   #lastRescan: RescanProgress | undefined;
+  /** The session has a staged run open. */
+  #staged = false;
+  /** Bytes that the last staged run, which the mirror had no room for, would have needed at least. */
+  #stagingNeeded = 0;
   #wireSent = 0;
   #wireReceived = 0;
   #sessions = 0;
@@ -108,6 +97,7 @@ export class MirrorLink {
     numbers: CheckpointNumbers,
     ledger: Ledger,
     agreement: Agreement,
+    regions: DirtyRegions,
   ) {
     this.#world = world;
     this.#log = log.child({ mirror: formatAddress(settings.address) });
@@ -118,11 +108,13 @@ export class MirrorLink {
     this.#numbers = numbers;
     this.#ledger = ledger;
     this.#agreement = agreement;
+    this.#regions = regions;
     this.#retry = settings.retry ?? DEFAULT_RETRY;
     this.#backoff = new Backoff(this.#retry.firstMs, this.#retry.lastMs, () => world.random.uniform());
     this.#stateMs = world.clock.nowMs();
     replica.listen({
       appended: () => this.#session?.appended(),
+      mergedReady: () => this.#session?.mergedReady(),
       overran: () => this.#overran(),
     });
   }
@@ -158,19 +150,23 @@ export class MirrorLink {
 
   status(): MirrorLinkStatus {
     const nowMs = this.#world.clock.nowMs();
-    const { window, marks } = this.#replica;
+    const { backlog, window, marks, regions } = this.#replica;
+    const { spooledSize, spoolLimit, rung, rungChanges } = backlog.status;
     const positions = this.#session?.positions ?? this.#positions;
     return {
       mirror: formatAddress(this.#settings.address),
       state: this.#state,
       stateAgeMs: nowMs - this.#stateMs,
-      replicaId: this.#replicaId,
-      problem: this.#problem?.problem,
       mode: this.#agreement.mode,
       agreement: this.#agreement.status,
+      replicaId: this.#replicaId,
+      problem: this.#problem?.problem,
       ...positions,
       lag: { operations: this.#replica.sequence - positions.applied, ...this.#replica.lag },
       window: { used: window.usedSize, limit: window.limit },
+      spool: { used: spooledSize, limit: spoolLimit, rung, rungChanges },
+      staging: { used: positions.stagedSize, needed: this.#stagingNeeded },
+      map: { valid: regions.valid, set: regions.setCount, version: regions.version },
       markedSize: marks.markedSize,
       unreadableSize: marks.unreadableSize,
       regionSize: marks.regionSize,
@@ -213,16 +209,20 @@ export class MirrorLink {
     this.#channel = channel;
     this.#move('linked');
     let renewal: KeyRenewal | undefined;
+    let stagingRoom = 0;
     try {
-      const { session, first, scope } = await this.#open(channel);
+      const opened = await this.#opening(channel);
+      this.#replicaId = opened.replicaId;
+      stagingRoom = opened.stagingRoom;
+      const session = this.#newSession(channel);
       this.#session = session;
-      // While the mirror was getting ready the window may have overrun: this session has nothing to go on with.
+      // While the mirror was getting ready the backlog may have overrun: this session has nothing to go on with.
       if (!this.#replica.keeping) channel.close();
       this.#sessions += 1;
       this.#problem = undefined;
       renewal = new KeyRenewal(this.#world, this.#log, session, this.#settings, () => this.#connect());
       const openedMs = this.#world.clock.nowMs();
-      const reason = await session.run(first, scope);
+      const reason = await session.run(opened.first, opened.begun);
       // A session that lasted was a success: the next failure waits briefly again.
       const steadyMs = Math.min(this.#retry.lastMs, STEADY_MS);
       if (this.#world.clock.nowMs() - openedMs > steadyMs || reason === undefined) this.#backoff.reset();
@@ -232,14 +232,18 @@ export class MirrorLink {
     } catch (error) {
       // The mirror should know why, too.
       if (isFailure(error) && !channel.ended) channel.refuse(error);
+      if (isFailure(error, 'staging-full') && this.#session !== undefined) {
+        this.#stagingNeeded = Math.max(this.#session.positions.stagedSize, stagingRoom) + 1;
+      }
       throw error;
     } finally {
       renewal?.stop();
-      this.#replica.dropPass();
+      this.#replica.sessionEnded();
+      this.#staged = false;
+      this.#agreement.counts(false);
       if (this.#session !== undefined) this.#positions = this.#session.positions;
       this.#session = undefined;
       this.#channel = undefined;
-      this.#agreement.counts(false);
       this.#wireSent += channel.bytesSent;
       this.#wireReceived += channel.bytesReceived;
       if (!channel.ended) channel.close();
@@ -256,40 +260,22 @@ export class MirrorLink {
     });
   }
 
-  /** HELLO, WELCOME, the decision, the queue of rescans, BEGIN, and the mirror's first ACK. */
-  async #open(channel: Channel): Promise<{
-    session: PrimarySession;
-    first: Positions;
-    scope: RescanProgress['scope'] | undefined;
-  }> {
-    const settings = this.#settings;
-    const own = this.#own;
-    channel.send([
-      encodeHello({
-        versionMin: VERSION_MIN,
-        versionMax: VERSION_MAX,
-        mode: this.#agreement.mode,
-        volumeId: settings.volumeId,
-        generation: own.generation,
-        run: own.run,
-        parentRun: own.parentRun,
-        parentSequence: own.parentSequence,
-        size: own.size,
-        windowSize: settings.windowSize,
-        mapVersion: 0,
-        exportName: settings.exportName,
-      }),
-    ]);
-    const welcome = decodeWelcome(await channel.take(OPENING_TIMEOUT_MS));
-    this.#replicaId = welcome.fresh ? undefined : welcome.replicaId.toString('hex');
-    const decision = decide(own, welcome, this.#replica);
-    const scope = await this.#begin(channel, welcome, decision);
-    const ready = await channel.take(OPENING_TIMEOUT_MS);
-    if (ready.type === FrameType.REFUSED) throw decodeRefused(ready);
-    const first = decodeAck(ready);
-    // Asked for once: the marks remember what is still to be compared.
-    this.#own = { ...this.#own, rescanAll: false };
-    const session = new PrimarySession(
+  #opening(channel: Channel): Promise<Opened> {
+    return open({
+      channel,
+      log: this.#log,
+      random: this.#world.random,
+      replica: this.#replica,
+      ledger: this.#ledger,
+      introduction: { ...this.#settings.introduction, mode: this.#agreement.mode },
+      own: this.#own,
+      stagingNeeded: this.#stagingNeeded,
+      moved: (event) => this.#move(event),
+    });
+  }
+
+  #newSession(channel: Channel): PrimarySession {
+    return new PrimarySession(
       this.#world,
       this.#log,
       channel,
@@ -297,65 +283,26 @@ export class MirrorLink {
       this.#local,
       this.#numbers,
       () => this.#ledger.activity,
-      { rescanRate: settings.rescanRate },
+      { rescanRate: this.#settings.rescanRate },
       {
         state: (event) => this.#move(event),
+        acknowledged: ({ applied, durable }) => {
+          this.#agreement.acknowledged(applied, durable);
+          this.#regions.reconcile();
+        },
+        staged: (open) => {
+          this.#staged = open;
+          this.#count();
+        },
         rescanned: (progress) => {
           this.#lastRescan = progress;
-          this.#replica.rescanned();
+          this.#stagingNeeded = 0;
+          // Asked for once.
+          this.#own = { ...this.#own, rescanAll: false };
           this.#log.info(progress, 'the rescan is complete: the mirror is in step');
         },
-        acknowledged: ({ applied, durable }) => this.#agreement.acknowledged(applied, durable),
       },
     );
-    return { session, first, scope };
-  }
-
-  /** Carries the decision out; from its last line on, operations enter the window of the new session. */
-  async #begin(channel: Channel, welcome: Welcome, decision: Decision): Promise<RescanProgress['scope'] | undefined> {
-    const replica = this.#replica;
-    if (decision.kind === 'catch-up') {
-      replica.resume(decision.after);
-      this.#move('resumed');
-      channel.send([
-        encodeBegin({ kind: BeginKind.CATCH_UP, sequence: decision.after, sentMax: replica.sentMax, stagingId: NO_ID }),
-      ]);
-      this.#log.info({ after: decision.after }, 'connected: the stream goes on');
-      return undefined;
-    }
-    this.#move('scope-needed');
-    await admission(channel, this.#log);
-    // The marks live in memory: a clean flag on disk must not vouch for an image that is about to be in the middle of
-    // a rescan.
-    await this.#ledger.start();
-    let after = decision.resumeAfter;
-    // While this primary waited its window may have overrun.
-    if (after !== undefined && (!replica.keeping || after < replica.window.baseSequence)) after = undefined;
-    if (decision.markAll) replica.marks.markAll();
-    if (after === undefined) {
-      replica.giveUpOrder();
-      after = replica.startKeeping();
-    } else {
-      replica.resume(after);
-    }
-    // From here on, not only once the mirror has answered: a burst of writes meanwhile is left to the pass.
-    replica.beginPass();
-    const seeding = !welcome.seeded;
-    const scope = replica.marks.count === replica.marks.regionCount ? 'everything' : 'marked';
-    this.#move(seeding ? 'seeding-admitted' : 'rescan-admitted');
-    channel.send([
-      encodeBegin({
-        kind: seeding ? BeginKind.SEEDING : BeginKind.RESCAN,
-        sequence: after,
-        sentMax: replica.sentMax,
-        stagingId: seeding ? NO_ID : this.#world.random.bytes(ID_SIZE),
-      }),
-    ]);
-    this.#log.info(
-      { scope, marked: replica.marks.markedSize },
-      seeding ? 'connected: seeding' : 'connected: a rescan begins',
-    );
-    return scope;
   }
 
   /** A session or an attempt failed: says so, and how long to wait. */
@@ -376,7 +323,7 @@ export class MirrorLink {
   #overran(): void {
     this.#log.warn(
       { marked: this.#replica.marks.markedSize },
-      'the mirror is too slow or away: the window overran, a rescan will follow',
+      'the mirror is too slow or away: the backlog overran, a rescan will follow',
     );
     this.#move('overran');
     this.#session?.channel.close();
@@ -388,7 +335,13 @@ export class MirrorLink {
     this.#log.debug({ from: this.#state, to: next }, 'state');
     this.#state = next;
     this.#stateMs = this.#world.clock.nowMs();
-    this.#agreement.counts(next === 'catch-up' || next === 'streaming');
+    this.#count();
+  }
+
+  /** A mirror counts towards a mode only while it is in step or nearly so, and its image moves. */
+  #count(): void {
+    const near = this.#state === 'streaming' || this.#state === 'catch-up';
+    this.#agreement.counts(near && !this.#staged);
   }
 
   async #pause(waitMs: number): Promise<void> {

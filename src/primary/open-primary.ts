@@ -1,133 +1,187 @@
 /**
- * The primary as a whole: state, ledger, replicating layer, one link per mirror.
+ * The primary as a whole: state, dirty map, backlog, ledger, replicating layer, one link per mirror.
  *
- * Starts: every start takes a new run, durable before the first mutation. After a clean stop that nobody wrote behind it
- * names the run and sequence of that stop as its parent, and a mirror that stands just there follows it; anything else
- * is compared. Stops: drains, syncs, and only then says that the stop was clean.
+ * Starts: what the last stop left is in last-stop.ts. Stops: drains, puts what the mirror has not recorded into the spool,
+ * syncs disk, spool and map, and only then says that the stop was clean.
  */
-import { ID_SIZE, NO_ID } from '../base/bytes.ts';
 import { parseExportName } from '../base/export-name.ts';
 import { isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
+import { GIB } from '../base/units.ts';
 import type { World } from '../io/world.ts';
-import type { Lineage } from '../link/lineage.ts';
-import { sameIdentity } from '../store/identity.ts';
-import { PRIMARY_STATE, type PrimaryState, primaryStatePath, runsUpTo } from '../store/primary-state.ts';
-import { createStateFile, openStateFile, type StateFile } from '../store/state-file.ts';
+import { DirtyMap, dirtyMapPath } from '../store/dirty-map.ts';
 import { RangeLock } from '../volume/range-lock.ts';
 import { Agreement, ASYNC } from './agreement.ts';
+import { Backlog } from './backlog.ts';
 import { CheckpointNumbers } from './checkpoints.ts';
+import { DirtyRegions } from './dirty-regions.ts';
+import { type LastStop, openLastStop } from './last-stop.ts';
 import { Ledger } from './ledger.ts';
 import type { LocalDisk } from './local-disk.ts';
 import { MirrorLink } from './mirror-link.ts';
+import { MirrorRegions } from './mirror-regions.ts';
 import type { Primary, PrimaryOptions } from './primary.ts';
+import { RegionSequences } from './region-sequences.ts';
 import { Replica } from './replica.ts';
 import { ReplicatingVolume } from './replicating-volume.ts';
+
+/** Regions of the dirty map that stay marked though in step, unless told otherwise. */
+const DIRTY_ACTIVE = 4096;
+/** Bytes of spool unless told otherwise. */
+const SPOOL_SIZE = GIB;
+/** The one mirror's plane of the dirty map. */
+const PLANE = 0;
 
 /** Opens the primary and starts to connect. Failures: `name-invalid`, `directory-busy`, `state-corrupt`, `state-unwritable`. */
 export async function openPrimary(world: World, log: Log, options: PrimaryOptions): Promise<Primary> {
   parseExportName(options.exportName);
   await world.files.makeDirectory(options.stateDirectory);
   const lock = await world.files.lockDirectory(options.stateDirectory);
+  const opened: (() => Promise<void>)[] = [() => lock.release()];
   try {
-    const { file, resumed } = await openState(world, log, options);
-    return start(world, log, options, file, resumed, () => lock.release());
+    const stop = await openLastStop(world, log, options.disk, options.stateDirectory);
+    opened.unshift(() => stop.file.close());
+    const parts = await openParts(world, log, options, stop, opened);
+    return start(world, log, options, stop, parts, () => lock.release());
   } catch (error) {
-    await lock.release();
+    for (const close of opened) await close();
     throw error;
   }
 }
 
-/** The state of the last stop, or of this start when that was not clean; and whether the stop can be trusted. */
-async function openState(
+interface Parts {
+  readonly map: DirtyMap;
+  readonly backlog: Backlog;
+  /** The backlog holds all that a mirror may lack. */
+  readonly inOrder: boolean;
+  /** Told of every new version of the map. */
+  readonly mapChanged: { call: (version: number) => void };
+}
+
+/** Dirty map and backlog, as far as the last stop vouches for them. */
+async function openParts(
   world: World,
   log: Log,
   options: PrimaryOptions,
-): Promise<{ file: StateFile<PrimaryState>; resumed: boolean }> {
-  const path = primaryStatePath(options.stateDirectory);
-  const identity = await options.disk.identity();
-  const file = await openStateFile(world.files, PRIMARY_STATE, path);
-  if (file === undefined) {
-    const volumeId = world.random.bytes(ID_SIZE);
-    const state = newRun(world, { volumeId, generation: world.random.bytes(ID_SIZE), checkpoint: 0, identity }, []);
-    return { file: await createStateFile(world.files, PRIMARY_STATE, path, state), resumed: false };
+  stop: LastStop,
+  opened: (() => Promise<void>)[],
+): Promise<Parts> {
+  const mapChanged = { call: (_version: number): void => undefined };
+  const map = await DirtyMap.open(world.files, dirtyMapPath(options.stateDirectory), {
+    size: options.disk.size,
+    trusted: stop.mapTrusted,
+    // Durable before any write goes on without its mark.
+    invalidate: async () => {
+      await stop.file.write({ ...stop.file.state, clean: false, mapValid: false });
+      log.error({}, 'the dirty map cannot be written: the next start will compare everything');
+    },
+    changed: (version) => mapChanged.call(version),
+    points: world.points,
+    ...(options.regionSize === undefined ? {} : { regionSize: options.regionSize }),
+  });
+  opened.unshift(() => map.close());
+  if (map.found !== 'kept' && stop.mapTrusted) {
+    log.warn({ found: map.found }, 'the dirty map was damaged: what it cannot tell will be compared');
   }
-  const before = file.state;
-  // A block device has no time of its last change, so nothing tells whether someone wrote to it since.
-  const unchanged = options.disk.kind === 'file' && sameIdentity(before.identity, identity);
-  if (before.clean && unchanged) return { file, resumed: true };
-  if (before.clean && options.disk.kind === 'block-device')
-    log.info({ disk: options.disk.path }, 'a block device may have changed unseen: everything will be compared');
-  else if (before.clean)
-    log.warn(
-      { disk: options.disk.path },
-      'the disk was changed while it was not being served: everything will be compared',
-    );
-  else
-    log.info(
-      { disk: options.disk.path },
-      'the last stop was not clean, or the mirror was not in step then: everything will be compared',
-    );
-  // A process that died may have left pages in the cache that a failed sync had lost.
-  await options.disk.sync();
-  await options.disk.dropCache();
-  await file.write(newRun(world, { ...before, identity }, runsUpTo(before)));
-  return { file, resumed: false };
+  // From here on the map holds everything again.
+  if (!stop.file.state.mapValid) await stop.file.write({ ...stop.file.state, mapValid: true });
+  const kept =
+    stop.spoolBase === undefined
+      ? undefined
+      : { run: stop.lineage.parentRun, base: stop.spoolBase, sequence: stop.sequence };
+  // What is read back leaves the spool: the state must not vouch for it any more.
+  if (kept !== undefined && kept.base !== kept.sequence) await recordRun(world, stop);
+  const { backlog, restored } = await Backlog.open(
+    world,
+    log,
+    {
+      diskSize: options.disk.size,
+      windowSize: options.windowSize,
+      spoolSize: options.spoolSize ?? SPOOL_SIZE,
+      spoolDirectory: options.spoolDirectory ?? `${options.stateDirectory}/spool`,
+    },
+    kept?.base ?? stop.sequence,
+    kept,
+  );
+  opened.unshift(() => backlog.close());
+  if (kept !== undefined && !restored) {
+    log.warn({}, 'the spool that the last stop left cannot be used: what was in it will be compared');
+  }
+  return { map, backlog, inOrder: kept !== undefined && restored && map.found === 'kept', mapChanged };
 }
 
-/** The state of a run that begins with nothing known of any mirror. */
-function newRun(
-  world: World,
-  { volumeId, generation, checkpoint, identity }: Omit<PrimaryState, 'run' | 'earlierRuns' | 'sequence' | 'clean'>,
-  earlierRuns: readonly Buffer[],
-): PrimaryState {
-  const run = world.random.bytes(ID_SIZE);
-  return { volumeId, generation, run, earlierRuns, sequence: 0, checkpoint, clean: false, identity };
+/** This run is under way, and no clean stop vouches for anything any more. Durable on return. */
+async function recordRun(world: World, { file, lineage, earlierRuns }: LastStop): Promise<void> {
+  await file.write({ ...file.state, run: lineage.run, earlierRuns, clean: false });
+  world.points.reached('primary-run-recorded');
 }
 
 function start(
   world: World,
   log: Log,
   options: PrimaryOptions,
-  file: StateFile<PrimaryState>,
-  resumed: boolean,
+  stop: LastStop,
+  { map, backlog, inOrder, mapChanged }: Parts,
   release: () => Promise<void>,
 ): Primary {
+  const { file, lineage } = stop;
   const state = file.state;
   const { disk } = options;
-  const numbers = new CheckpointNumbers(state.checkpoint);
-  const replica = new Replica(world.clock, disk.size, options.windowSize, state.sequence, state.checkpoint, resumed);
-  const lineage: Lineage = resumed
-    ? { run: world.random.bytes(ID_SIZE), parentRun: state.run, parentSequence: state.sequence }
-    : { run: state.run, parentRun: NO_ID, parentSequence: 0 };
-  const earlierRuns = resumed ? runsUpTo(state) : state.earlierRuns;
-  const ledger = new Ledger([replica], state.sequence, !resumed, () =>
-    file.write({ ...file.state, run: lineage.run, earlierRuns, clean: false }),
-  );
+  const numbers = new CheckpointNumbers(stop.checkpoint);
+  const sequences = new RegionSequences(map.size, map.regionSize, stop.sequence);
+  const mirrorRegions = new MirrorRegions(map, PLANE, sequences);
+  const replica = new Replica(world.clock, mirrorRegions, backlog, {
+    sequence: stop.sequence,
+    checkpoint: stop.checkpoint,
+    inOrder,
+  });
+  mapChanged.call = (version) => replica.mapChanged(version);
+  const ledger = new Ledger([replica], stop.sequence, !file.state.clean, () => recordRun(world, stop), {
+    map,
+    sequences,
+  });
   const local: LocalDisk = { volume: options.volume, disk, lock: new RangeLock() };
   const agreement = new Agreement(world.clock, log, options.agreement ?? ASYNC, () => ledger.sequence);
   const volume = new ReplicatingVolume(local, ledger, agreement);
+  const syncLocal = (): Promise<void> => ledger.sync(() => options.volume.flush());
+  const regions = new DirtyRegions(world.clock, log, map, PLANE, sequences, options.dirtyActive ?? DIRTY_ACTIVE, {
+    recorded: () =>
+      ledger.started
+        ? { run: lineage.run, sequence: replica.recorded, checkpoint: replica.marks.checkpoint }
+        : undefined,
+    mustStay: (region) => replica.mustStay(region),
+    stayCount: () => replica.stayCount,
+    locallyDurable: () => ledger.locallyDurable,
+    syncFailed: () => ledger.syncFailed,
+    syncLocal,
+    isFree: (offset, length) => local.lock.isFree(offset, length),
+  });
   const link = new MirrorLink(
     world,
     log,
     {
       address: options.mirror,
       tls: options.tls,
-      exportName: options.exportName,
-      volumeId: state.volumeId,
-      windowSize: options.windowSize,
+      introduction: { exportName: options.exportName, volumeId: state.volumeId, windowSize: options.windowSize },
       rescanRate: options.rescanRate,
       rekeySize: options.rekeySize,
       rekeyIntervalMs: options.rekeyIntervalMs,
       timing: options.timing,
       retry: options.retry,
     },
-    { generation: state.generation, ...lineage, earlierRuns, size: disk.size, rescanAll: options.rescanAll },
+    {
+      generation: state.generation,
+      ...lineage,
+      earlierRuns: stop.earlierRuns,
+      size: disk.size,
+      rescanAll: options.rescanAll,
+    },
     replica,
     local,
     numbers,
     ledger,
     agreement,
+    regions,
   );
   link.start();
 
@@ -149,27 +203,47 @@ function start(
       await volume.idle();
       await link.stop(drainMs);
       agreement.close();
-      const vouched = await sync();
+      const vouched = await synced();
+      await regions.settle();
+      await regions.close();
+      const inOrder = ledger.started && replica.inOrder;
+      const spoolBase = inOrder ? await backlog.persist(lineage.run, ledger.sequence) : undefined;
+      await backlog.close();
+      await map.close();
       const identity = await disk.identity();
       await options.volume.close();
-      // Without marks the window alone tells what the mirror lacks; it dies with us, but then its position does not
-      // match and everything is compared. With marks, or after a failed sync, nothing can be vouched for.
-      if (vouched && replica.keeping && replica.marks.count === 0 && replica.marks.unreadableSize === 0) {
-        await file.write({ ...file.state, clean: true, sequence: ledger.sequence, checkpoint: numbers.last, identity });
-      }
+      // A start that met no mirror and wrote nothing leaves the state as it was.
+      if (vouched && ledger.started) await recordStop(identity, spoolBase);
       const { lag, mirror } = link.status();
-      if (lag.operations > 0 || replica.marks.count > 0) {
-        log.warn({ mirror, ...lag }, 'stopped while the mirror was not in step: the next start compares everything');
+      if (ledger.started && spoolBase === undefined) {
+        log.warn(
+          { mirror, ...lag },
+          'stopped while the mirror was not in step: the next start compares what is marked',
+        );
       }
       await file.close();
       await release();
     },
   };
 
+  async function recordStop(identity: Awaited<ReturnType<typeof disk.identity>>, spoolBase: number | undefined) {
+    await file.write({
+      ...file.state,
+      clean: true,
+      mapValid: map.valid,
+      inOrder: spoolBase !== undefined,
+      spoolBase: spoolBase ?? 0,
+      sequence: ledger.sequence,
+      checkpoint: numbers.last,
+      identity,
+    });
+    world.points.reached('primary-clean-recorded');
+  }
+
   /** False when the disk cannot vouch for what it holds. */
-  async function sync(): Promise<boolean> {
+  async function synced(): Promise<boolean> {
     try {
-      await options.volume.flush();
+      await syncLocal();
       return true;
     } catch (error) {
       if (!isFailure(error)) throw error;

@@ -53,6 +53,11 @@ export class Pacing {
     this.#lastMs = this.#clock.nowMs();
   }
 
+  /** Waits until something is so, or `ended`. */
+  async until(condition: () => boolean, ended: () => boolean): Promise<void> {
+    while (!condition() && !ended()) await this.#clock.sleep(LOOK_INTERVAL_MS);
+  }
+
   /** Waits until `size` bytes more may enter the window, or `ended`. */
   async room(size: number, ended: () => boolean): Promise<void> {
     const startMs = this.#clock.nowMs();

@@ -25,6 +25,8 @@ export interface PrimaryOptions {
   readonly spoolSize?: number;
   /** Where they go; `spool` in the state directory unless given. Made when missing, locked. */
   readonly spoolDirectory?: string | undefined;
+  /** Bytes of a region of the dirty map; by the size of the disk unless given, for tests. */
+  readonly regionSize?: number;
   /** Regions that stay marked in the dirty map though the mirror is in step; 4096 unless given. */
   readonly dirtyActive?: number;
   /** Bytes per second that a rescan may read and send; undefined: adaptive. */

@@ -1,71 +1,95 @@
 /**
- * What a primary keeps for one mirror, across sessions: the window and the marks.
+ * What a primary keeps for one mirror, across sessions: the backlog, the marks, and what is only staged.
  *
  * Two modes:
- * - *keeping*: operations enter the window; together with the marks it covers every difference to the mirror.
- * - *marking*: order has been given up (the window overran, or nothing is known of the mirror): operations only mark
+ * - *keeping*: operations enter the backlog; together with the marks it covers every difference to the mirror's view.
+ * - *marking*: order has been given up (the backlog overran, or nothing is known of the mirror): operations only mark
  *   their regions, and a rescan will follow.
  *
- * While a pass of a rescan runs, operations enter the window too, but
+ * While a pass of a rescan runs, operations enter the backlog too, but
  * - one that lies wholly in regions that the pass has still to compare is left to the pass: it stays marked. Not where
- *   an operation has already been streamed in this pass: what is left out after it would be undone by it, unseen, if the
- *   digests were read before it is applied;
- * - one for which the window has no room is left to the next pass: its regions are marked again.
+ *   an operation has already been streamed in this pass, or waits in the spool: what is left out after it would be undone
+ *   by it, unseen, if the digests were read before it is applied;
+ * - one for which the backlog has no room is left to the next pass: its regions are marked again.
  *
- * Invariant (G4): at any instant each byte that may differ from the mirror's image is under an operation in the window,
- * in a marked region, or in one that the pass still compares.
+ * Invariant (G4), in memory: at any instant each byte that may differ from the mirror's view is under an operation in
+ * the backlog, in a marked region, or in one that the pass still compares; and each that may differ from the image
+ * itself is so too, or in an uncommitted region, or in one whose last operation the mirror has not recorded. The dirty
+ * map holds all of them, durably.
  */
 import { assert } from '../base/assert.ts';
 import type { Bitmap } from '../base/bitmap.ts';
 import type { Clock } from '../io/clock.ts';
-import { FRAME_BARRIER, type FrameType } from '../link/frame.ts';
+import { FRAME_BARRIER, FrameType } from '../link/frame.ts';
+import type { Welcome } from '../link/messages.ts';
 import { Marks } from '../store/marks.ts';
-import { Window } from './window.ts';
+import type { Backlog } from './backlog.ts';
+import type { MergedPart } from './merged-part.ts';
+import type { MirrorRegions } from './mirror-regions.ts';
+import type { ReplicaEvents, ReplicaStart } from './replica-events.ts';
+import { RunningPass } from './running-pass.ts';
+import { type StagedKind, StagedRun } from './staged-run.ts';
+import type { Window } from './window.ts';
 
 export type OperationType = typeof FrameType.WRITE | typeof FrameType.ZERO;
 
-export interface ReplicaEvents {
-  /** Something waits to be sent. */
-  appended(): void;
-  /** The window overran: order has been given up. */
-  overran(): void;
-}
-
-interface RunningPass {
-  /** Regions that the pass compares and that no operation streamed since its start has touched. */
-  readonly leavable: Bitmap;
-  /** Everything below has been, or is being, compared. */
-  cursor: number;
-}
-
 export class Replica {
   readonly marks: Marks;
-  readonly window: Window;
+  readonly backlog: Backlog;
+  readonly regions: MirrorRegions;
   readonly #clock: Clock;
-  #events: ReplicaEvents = { appended: () => undefined, overran: () => undefined };
+  #events: ReplicaEvents = { appended: () => undefined, mergedReady: () => undefined, overran: () => undefined };
   #keeping: boolean;
   #pass: RunningPass | undefined;
+  /** A comparison is under way: what finds no room is left to its next pass. */
+  #comparing = false;
+  #inSession = false;
+  /** A merged part is on its way: what is remarked now stands in its middle. */
+  #merging = false;
   #sequence: number;
-  #sentMax = 0;
+  #sentMax: number;
   #passOverruns = 0;
-  /** Since when the mirror lacks operations that only marks tell of; undefined while the window tells it all. */
+  readonly #stagedRun: StagedRun;
+  /** What the mirror's image is known to have recorded. */
+  #recorded: number;
+  /** Since when the mirror lacks operations that only marks tell of; undefined while the backlog tells it all. */
   #behindSinceMs: number | undefined;
 
-  /** `inStep`: a clean stop vouched that the mirror had everything up to `sequence`. */
-  constructor(clock: Clock, size: number, windowSize: number, sequence: number, checkpoint: number, inStep: boolean) {
+  constructor(clock: Clock, regions: MirrorRegions, backlog: Backlog, start: ReplicaStart) {
     this.#clock = clock;
-    this.marks = new Marks(size);
-    this.marks.startAt(sequence, checkpoint);
-    this.window = new Window(windowSize, sequence);
-    this.#sequence = sequence;
-    this.#keeping = inStep;
-    if (inStep) return;
-    this.marks.markAll();
+    this.regions = regions;
+    this.backlog = backlog;
+    this.marks = new Marks(regions.size, regions.regionSize);
+    this.#stagedRun = new StagedRun(this.marks.regionCount);
+    this.#sequence = start.sequence;
+    this.#sentMax = start.sequence;
+    this.#keeping = start.inOrder;
+    this.#recorded = start.inOrder ? backlog.baseSequence : 0;
+    backlog.listen({
+      refilled: () => this.#events.appended(),
+      mergedReady: () => this.#events.mergedReady(),
+      // What was on disk is lost: it is compared.
+      failed: () => this.loseOrder(),
+    });
+    if (start.inOrder) {
+      this.marks.startAt(backlog.baseSequence, start.checkpoint);
+      return;
+    }
+    this.#markMapped();
     this.#behindSinceMs = clock.nowMs();
+  }
+
+  get window(): Window {
+    return this.backlog.window;
   }
 
   get keeping(): boolean {
     return this.#keeping;
+  }
+
+  /** The backlog alone tells everything that the mirror's image may lack. */
+  get inOrder(): boolean {
+    return this.#keeping && this.marks.count === 0 && this.#stagedRun.uncommittedCount === 0;
   }
 
   /** Sequence of the last operation, streamed or not. */
@@ -73,32 +97,64 @@ export class Replica {
     return this.#sequence;
   }
 
-  /** The highest sequence ever handed to a stream in this run. */
+  /** The highest sequence ever sent: what may be in the mirror's image. */
   get sentMax(): number {
     return this.#sentMax;
   }
 
+  /** Id and kind of the staged run that the mirror may hold; NO_ID when none. */
+  get stagedRun(): { readonly id: Buffer; readonly kind: StagedKind | undefined } {
+    return this.#stagedRun;
+  }
+
   /**
-   * What the mirror has not applied: bytes and the age of the oldest. Exact while the window tells it all; while marks
+   * What the mirror has not applied: bytes and the age of the oldest. Exact while the backlog tells it all; while marks
    * do, the bytes are those of the marked regions, an upper bound.
    */
   get lag(): { bytes: number; ms: number } {
-    const sinceMs = this.#behindSinceMs ?? this.window.oldestUnappliedMs;
+    const { oldestMs, unappliedSize } = this.backlog.status;
+    const sinceMs = this.#behindSinceMs ?? oldestMs;
     const markedSize = this.#behindSinceMs === undefined ? 0 : this.marks.markedSize;
     return {
-      bytes: this.window.unappliedSize + markedSize,
+      bytes: unappliedSize + markedSize,
       ms: sinceMs === undefined ? 0 : this.#clock.nowMs() - sinceMs,
     };
   }
 
-  /** A rescan is complete: the window tells it all again. */
-  rescanned(): void {
-    this.#behindSinceMs = undefined;
-  }
-
-  /** Operations that found no room in the window while the present pass ran: another one must follow. */
+  /** Operations that found no room in the backlog since the present pass began: another one must follow. */
   get passOverruns(): number {
     return this.#passOverruns;
+  }
+
+  /** What the mirror's image is known to have recorded, in this run. */
+  get recorded(): number {
+    return this.#recorded;
+  }
+
+  /** True when something other than an operation says that the region may differ from the image. */
+  mustStay(region: number): boolean {
+    return this.marks.holds(region) || this.#stagedRun.holds(region);
+  }
+
+  /** How many regions `mustStay`, or fewer. */
+  get stayCount(): number {
+    return Math.max(this.marks.count, this.#stagedRun.uncommittedCount);
+  }
+
+  /** Everything after `sequence` is in the backlog. */
+  holdsAfter(sequence: number): boolean {
+    return sequence >= this.backlog.baseSequence;
+  }
+
+  /**
+   * True when the mirror holds the staged run of the last session, and durably all that we rely on. A rescan may go on in
+   * it even when order has been given up since: what was given up is marked.
+   */
+  mayResumeStaged(welcome: Welcome): boolean {
+    if (!this.#stagedRun.isHeld(welcome.stagingId, welcome.stagedCheckpoint)) return false;
+    if (this.#stagedRun.kind === 'rescan') return true;
+    if (this.#stagedRun.kind === 'merged' && !this.backlog.transfer?.stagingId.equals(welcome.stagingId)) return false;
+    return this.#keeping && this.holdsAfter(welcome.stagedSequence);
   }
 
   listen(events: ReplicaEvents): void {
@@ -120,28 +176,31 @@ export class Replica {
       this.marks.mark(offset, length);
       return;
     }
-    if (this.#leftToPass(offset, length)) {
+    if (this.#pass?.willCompare(offset, length) === true) {
       if (barrier) this.barrier();
       return;
     }
-    if (!this.window.hasRoomFor(data?.length ?? 0)) {
+    const flags = barrier ? FRAME_BARRIER : 0;
+    if (!this.backlog.append(type, flags, sequence, offset, length, data, this.#clock.nowMs())) {
       this.#overrun(offset, length);
       return;
     }
-    this.#streamedInPass(offset, length);
-    const flags = barrier ? FRAME_BARRIER : 0;
-    this.window.push(type, flags, sequence, offset, length, data, false, this.#clock.nowMs());
+    this.#pass?.streamed(offset, length);
     this.#events.appended();
   }
 
   /**
-   * A FLUSH: everything up to here ends an epoch. Where a pass runs and the window is full it is left out: the image is
-   * not consistent before the pass is over, and barriers alone must not make the window grow.
+   * A FLUSH: everything up to here ends an epoch. Nothing to say while comparing: what the mirror gets then reaches the
+   * image all at once, or an image that is not consistent anyway.
    */
   barrier(): void {
-    if (!this.#keeping || (this.#pass !== undefined && !this.window.hasRoomFor(0))) return;
-    this.window.pushBarrier(this.#sequence, this.#clock.nowMs());
-    this.#events.appended();
+    if (!this.#keeping || this.#comparing) return;
+    if (this.backlog.barrier(this.#sequence, this.#clock.nowMs())) {
+      this.#events.appended();
+      return;
+    }
+    // What follows must not be taken for the same epoch.
+    this.loseOrder();
   }
 
   /** A range may differ in a way that no operation tells: it is compared. */
@@ -149,47 +208,110 @@ export class Replica {
     this.#overrun(offset, length);
   }
 
-  /** Something that belongs to this session only, at this place of the stream. */
+  /** Something that belongs to this session only, at the place of the stream up to which operations are on their way. */
   remark(
-    type: (typeof FrameType)['WRITE' | 'ZERO' | 'PASS' | 'CHECKPOINT' | 'CHECK'],
+    type: (typeof FrameType)['WRITE' | 'ZERO' | 'PASS' | 'CHECKPOINT' | 'CHECK' | 'STAGE' | 'MAP_VERSION'],
     flags: number,
     offset: number,
     length: number,
     data?: Uint8Array,
+    sequence = this.streamSequence,
   ): void {
-    this.window.push(type, flags, this.#sequence, offset, length, data, true, this.#clock.nowMs());
+    this.window.push(type, flags, sequence, offset, length, data, true, this.#clock.nowMs());
     this.#events.appended();
+  }
+
+  /** The last operation in front of what is remarked now: of all, or of those that are not in the spool. */
+  get streamSequence(): number {
+    return this.backlog.isInWindow ? this.#sequence : this.window.lastSequence;
+  }
+
+  /** A comparison is under way: the mirror's view takes everything until it is complete. */
+  get comparing(): boolean {
+    return this.#comparing;
+  }
+
+  /** What is remarked now stands behind operation `sequence`, and not in the middle of a merged part. */
+  isPast(sequence: number): boolean {
+    return !this.#merging && (this.backlog.isInWindow || this.window.lastSequence >= sequence);
+  }
+
+  /** The dirty map has a new version: the mirror must know before it gets an operation that relies on it. */
+  mapChanged(version: number): void {
+    if (!this.#inSession) return;
+    this.regions.told(version);
+    this.remark(FrameType.MAP_VERSION, 0, version, 0);
   }
 
   sent(sequence: number): void {
     if (sequence > this.#sentMax) this.#sentMax = sequence;
   }
 
-  /** The mirror has recorded up to `sequence`. */
-  recorded(sequence: number): void {
-    this.window.forget(sequence);
-    this.marks.forgotten(sequence);
+  /** The mirror's image has recorded up to `recorded`, and its view holds durably what is up to `viewed`. */
+  acknowledged(recorded: number, viewed: number): void {
+    if (recorded > this.#recorded) {
+      this.#recorded = recorded;
+      this.marks.settled(recorded, 0);
+    }
+    this.backlog.forget(Math.max(recorded, viewed));
   }
 
-  /** A session will resume in order after `sequence`. */
-  resume(sequence: number): void {
-    assert(this.#keeping, 'only a kept window can be resumed');
-    this.window.rewind(sequence);
+  /** A session goes on in order after `sequence`; `stagedId`: as one staged run at first. */
+  beginCatchUp(sequence: number, stagedId: Buffer | undefined): void {
+    assert(this.inOrder, 'only what is in order can be caught up');
+    this.#stagedRun.begin(stagedId, 'catch-up', (region) => this.marks.markRegion(region));
+    this.#resume(sequence);
   }
 
-  /** A session will rescan from here: the window begins empty now. Returns the sequence that the stream follows. */
-  startKeeping(): number {
-    this.window.clear(this.#sequence, () => undefined);
-    this.#keeping = true;
-    return this.#sequence;
+  /**
+   * A session goes on with the staged run that the mirror holds up to `sequence`. Returns the sequence that the stream
+   * follows: that one, or the present one where order has been given up.
+   */
+  resumeStaged(sequence: number): number {
+    assert(this.#stagedRun.kind !== undefined, 'a staged run to resume');
+    const after = this.#streamAfter(sequence, sequence);
+    if (this.#stagedRun.kind === 'rescan') this.#beginComparing();
+    return after;
   }
 
-  /** Gives up order: everything in the window becomes marks. */
-  giveUpOrder(): void {
-    this.#behindSinceMs ??= this.window.oldestUnappliedMs ?? this.#clock.nowMs();
-    this.window.clear(this.#sequence, (entry) => this.marks.mark(entry.offset, entry.length));
-    this.#keeping = false;
-    this.#pass = undefined;
+  /**
+   * A session compares with a mirror whose image stands at `position` of this run (undefined: elsewhere). The stream goes
+   * on after `resumeAfter`, or begins anew now. `stagedId` undefined: straight into the image. Returns the sequence that
+   * the stream follows.
+   */
+  beginCompare(
+    scope: 'everything' | 'map' | 'marks',
+    position: number | undefined,
+    checkpoint: number,
+    resumeAfter: number | undefined,
+    stagedId: Buffer | undefined,
+  ): number {
+    this.#stagedRun.begin(stagedId, 'rescan', (region) => this.marks.markRegion(region));
+    if (scope === 'everything') this.marks.markAll();
+    else if (scope === 'map') this.#markMapped();
+    const after = this.#streamAfter(resumeAfter, position ?? this.#recorded);
+    this.marks.startAt(position ?? after, checkpoint);
+    this.#beginComparing();
+    return after;
+  }
+
+  /** A merged part goes out from now on: as a staged run of its own, or within the comparison. */
+  beginMerged(stagedId: Buffer | undefined): void {
+    this.#merging = true;
+    if (stagedId !== undefined) this.#stagedRun.begin(stagedId, 'merged', (region) => this.marks.markRegion(region));
+  }
+
+  /** The mirror's view holds the part. */
+  endMerged(part: MergedPart): void {
+    this.#merging = false;
+    this.backlog.mergedDone(part);
+  }
+
+  /** Order cannot be kept any longer: what the mirror has not recorded becomes marks, and the session ends. */
+  loseOrder(): void {
+    if (!this.#keeping) return;
+    this.#giveUp(this.#recorded);
+    this.#events.overran();
   }
 
   /**
@@ -197,56 +319,110 @@ export class Replica {
    * has to compare.
    */
   beginPass(): Bitmap {
-    assert(this.#keeping, 'what a pass does not compare is streamed');
+    assert(this.#keeping && this.#comparing, 'what a pass does not compare is streamed');
     const snapshot = this.marks.beginPass();
-    this.#pass = { leavable: snapshot.copy(), cursor: 0 };
+    const leavable = snapshot.copy();
+    // What is still in the spool will be applied after the digests: a later operation must not be left out.
+    if (!this.backlog.isInWindow) this.regions.forEachAfter(this.window.lastSequence, (index) => leavable.clear(index));
+    this.#pass = new RunningPass(leavable, this.marks.regionSize);
     this.#passOverruns = 0;
     return snapshot;
   }
 
   /** The pass compares everything below `end` now or has done so: operations there are streamed from now on. */
   passReached(end: number): void {
-    if (this.#pass !== undefined) this.#pass.cursor = end;
+    this.#pass?.reached(end);
   }
 
-  /** From now on every operation is streamed, or order is given up. Marks set during the pass are still remembered. */
+  /** From now on every operation is streamed, or left to the next pass. Marks set since the pass began are remembered. */
   endPass(): void {
     this.#pass = undefined;
   }
 
-  /** The session is over, and with it a pass that had begun. What it had still to compare stays marked. */
-  dropPass(): void {
+  /** What completes the comparison is placed in this turn: what follows reaches the image operation by operation. */
+  endComparing(): void {
+    assert(this.#passOverruns === 0, 'everything since the last pass is in the stream');
     this.#pass = undefined;
+    this.#comparing = false;
+  }
+
+  /** The mirror's view holds, durably at `checkpoint`, what the pass has found in [from, end). */
+  passCleared(from: number, end: number, sequence: number, checkpoint: number): void {
+    if (this.#stagedRun.kind === undefined) {
+      this.marks.settled(sequence, checkpoint);
+      this.marks.clearThrough(from, end, () => undefined);
+    } else {
+      this.marks.clearThrough(from, end, (region) => this.#stagedRun.mended(region, checkpoint));
+    }
+  }
+
+  /** The staged run or seeding is complete: view and image are one. */
+  committed(sequence: number, checkpoint: number): void {
+    this.#stagedRun.committed();
+    this.#behindSinceMs = undefined;
+    this.marks.settled(sequence, checkpoint);
+    this.acknowledged(sequence, sequence);
+  }
+
+  /** The session is over, and with it a pass that had begun. What it had still to compare stays marked. */
+  sessionEnded(): void {
+    this.#pass = undefined;
+    this.#comparing = false;
+    this.#merging = false;
+    this.#inSession = false;
     this.marks.endPass();
   }
 
-  #leftToPass(offset: number, length: number): boolean {
-    const pass = this.#pass;
-    if (pass === undefined || offset < pass.cursor) return false;
-    const regionSize = this.marks.regionSize;
-    const last = Math.floor((offset + length - 1) / regionSize);
-    for (let index = Math.floor(offset / regionSize); index <= last; index += 1) {
-      if (!pass.leavable.get(index)) return false;
-    }
-    return true;
+  #resume(sequence: number): void {
+    const whole = this.backlog.rewind(sequence);
+    assert(whole, 'everything after the position is in the backlog');
+    this.#beginSession();
   }
 
-  /** From now on everything on these regions is streamed too. */
-  #streamedInPass(offset: number, length: number): void {
-    const pass = this.#pass;
-    if (pass === undefined || offset + length <= pass.cursor) return;
-    const { regionSize } = this.marks;
-    const last = Math.floor((offset + length - 1) / regionSize);
-    for (let index = Math.floor(offset / regionSize); index <= last; index += 1) pass.leavable.clear(index);
+  /** The stream goes on after `resumeAfter`, or else now, with everything that came after `position` marked. */
+  #streamAfter(resumeAfter: number | undefined, position: number): number {
+    if (resumeAfter !== undefined && this.#keeping && this.holdsAfter(resumeAfter)) {
+      this.#resume(resumeAfter);
+      return resumeAfter;
+    }
+    this.#giveUp(position);
+    this.backlog.begin(this.#sequence);
+    this.#keeping = true;
+    this.#beginSession();
+    return this.#sequence;
+  }
+
+  #beginSession(): void {
+    this.#inSession = true;
+    this.mapChanged(this.regions.version);
+  }
+
+  #beginComparing(): void {
+    this.#comparing = true;
+    // From here on, not only once the mirror has answered: a burst of writes meanwhile is left to the pass.
+    this.beginPass();
+  }
+
+  #markMapped(): void {
+    this.regions.forEachSet((index) => this.marks.markRegion(index));
+  }
+
+  /** Everything that an image at `position` may lack, and that the backlog told, becomes marks. */
+  #giveUp(position: number): void {
+    this.#behindSinceMs ??= this.backlog.status.oldestMs ?? this.#clock.nowMs();
+    if (this.#keeping)
+      this.regions.forEachAfter(Math.min(position, this.#recorded), (index) => this.marks.markRegion(index));
+    this.backlog.giveUp(this.#sequence, (offset, length) => this.marks.mark(offset, length));
+    this.#keeping = false;
+    this.#pass = undefined;
   }
 
   #overrun(offset: number, length: number): void {
     this.marks.mark(offset, length);
-    if (this.#pass !== undefined) {
+    if (this.#comparing) {
       this.#passOverruns += 1;
       return;
     }
-    this.giveUpOrder();
-    this.#events.overran();
+    this.loseOrder();
   }
 }

@@ -1,9 +1,10 @@
 /**
- * A rescan: passes over what is marked, until nothing is.
+ * A rescan: passes over what is marked, until nothing is; all of them are one staged run (or one seeding).
  *
  * Each pass compares a snapshot of the marks and puts what differs into the stream. Its marks are cleared at
- * checkpoints, when the mirror holds the outcome durably. Operations that find no room in the window meanwhile mark
- * their regions again, and another pass follows; when none did, the last checkpoint says that the image is consistent.
+ * checkpoints, when the mirror holds the outcome durably in its view. Operations that find no room in the backlog
+ * meanwhile mark their regions again, and another pass follows. When none did, and the stream has got past the last
+ * thing that the pass has read, the last checkpoint commits the run: the image becomes the view in one step.
  */
 import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
@@ -27,6 +28,8 @@ const CHECKPOINT_INTERVAL_MS = 5_000;
  * of which more than this share cannot be read is not taken for compared.
  */
 const UNREADABLE_SHARE_MAX = 1 / 100;
+/** A pass that leaves more than this share of what the one before it had in scope does not converge. */
+const SHRINKING_SHARE = 3 / 4;
 
 export class Rescan {
   readonly #means: ComparisonMeans;
@@ -41,6 +44,9 @@ export class Rescan {
   #zeroedSize = 0;
   /** Bytes of this pass that the local disk could not read. */
   #unreadableSize = 0;
+  /** Scope of the last pass that was not the last, in bytes. */
+  #lastScopeSize = Number.POSITIVE_INFINITY;
+  #converging = true;
   /** Compared, and what differed stands in the stream: cleared at the next checkpoint. */
   #toClear: Range[] = [];
   #checkpointMs: number;
@@ -63,33 +69,45 @@ export class Rescan {
     this.#checkpointMs = means.clock.nowMs();
   }
 
-  /** Runs to the end: the image is then consistent. Rejects when the session ends first; marks not cleared stay. */
-  async run(): Promise<void> {
+  /**
+   * Runs to the end: image and view are then one, at the sequence returned. Rejects when the session ends first; marks
+   * not cleared stay.
+   */
+  async run(): Promise<number> {
     const { marks } = this.#replica;
     try {
       for (;;) {
-        await this.#runPass();
+        const scopeSize = await this.#runPass();
+        this.#replica.endPass();
+        await this.#streamPast(this.#replica.sequence);
         // From here to the placing nothing may come in between: an operation left out would not be seen.
         const complete = this.#replica.passOverruns === 0;
-        if (complete) this.#replica.endPass();
-        this.#clearAt(this.#checkpoints.place(complete));
+        if (complete) this.#replica.endComparing();
+        const placed = this.#checkpoints.place(complete);
+        this.#clearAt(placed);
         await this.#clearing;
         marks.endPass();
-        if (complete) return;
-        this.#log.info({ marked: marks.markedSize }, 'writes outran the link during the pass: another pass follows');
+        if (complete) {
+          const { sequence, number } = await placed;
+          this.#replica.committed(sequence, number);
+          return sequence;
+        }
+        this.#judge(scopeSize);
       }
     } finally {
-      this.#replica.dropPass();
+      this.#replica.endPass();
+      marks.endPass();
     }
   }
 
   progress(): RescanProgress | undefined {
     const progress = this.#comparison?.progress();
     if (progress === undefined) return undefined;
-    return { ...progress, shippedSize: this.#shippedSize, zeroedSize: this.#zeroedSize };
+    return { ...progress, shippedSize: this.#shippedSize, zeroedSize: this.#zeroedSize, converging: this.#converging };
   }
 
-  async #runPass(): Promise<void> {
+  /** Returns the bytes that were in its scope. */
+  async #runPass(): Promise<number> {
     this.#pass += 1;
     this.#unreadableSize = 0;
     const key = this.#random.bytes(DIGEST_KEY_SIZE);
@@ -108,6 +126,31 @@ export class Rescan {
       compared: (range) => this.#compared(range),
     });
     await this.#comparison.run();
+    return scopeSize;
+  }
+
+  /** Waits until the stream has got past an operation: what a pass has read may be newer than what is still spooled. */
+  async #streamPast(sequence: number): Promise<void> {
+    await this.#means.pacing.until(
+      () => this.#replica.isPast(sequence),
+      () => this.#means.ended(),
+    );
+    if (this.#means.ended()) throw new Failure('connection-lost', 'the session ended during a rescan');
+  }
+
+  /** A pass was not the last: does the link carry more than is dirtied meanwhile? */
+  #judge(scopeSize: number): void {
+    const { markedSize } = this.#replica.marks;
+    const converging = markedSize < this.#lastScopeSize * SHRINKING_SHARE;
+    this.#lastScopeSize = Math.min(scopeSize, this.#lastScopeSize);
+    if (converging === this.#converging) {
+      this.#log.info({ marked: markedSize }, 'writes outran the link during the pass: another pass follows');
+    } else if (converging) {
+      this.#log.info({ marked: markedSize }, 'the rescan is converging again');
+    } else {
+      this.#log.warn({ marked: markedSize }, 'not converging: more is written than the link carries');
+    }
+    this.#converging = converging;
   }
 
   /** Reads the range again, piece by piece, while nothing can change it, and puts it into the stream. */
@@ -165,9 +208,8 @@ export class Rescan {
   #clearAt(checkpoint: Promise<{ sequence: number; number: number }>): void {
     const ranges = this.#toClear;
     this.#toClear = [];
-    const { marks } = this.#replica;
     const cleared = checkpoint.then(({ sequence, number }) => {
-      for (const range of ranges) marks.clearThrough(range.offset, range.offset + range.length, sequence, number);
+      for (const { offset, length } of ranges) this.#replica.passCleared(offset, offset + length, sequence, number);
     });
     this.#clearing = Promise.all([this.#clearing, cleared]).then(() => undefined);
     // Awaited at the end of the pass; a session that ends before must not leave it unhandled.

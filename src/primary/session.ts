@@ -1,6 +1,10 @@
 /**
  * One session of a primary with a mirror, from an accepted BEGIN to the end of the channel: wires the sender, the
- * acknowledgements, a rescan where one is due, and a verify on request. What outlives it is in Replica.
+ * acknowledgements, a rescan where one is due, merged parts of the backlog, and a verify on request. What outlives it is
+ * in Replica.
+ *
+ * While a staged run is open (a rescan, what follows an unclean stop of the mirror, a merged part) the mirror's image
+ * stays where it is. Its positions say nothing then, and it counts for no mode.
  */
 import { assert } from '../base/assert.ts';
 import { Failure, isFailure } from '../base/failure.ts';
@@ -12,6 +16,8 @@ import { decodeAck, NO_POSITIONS, type Positions } from '../link/messages.ts';
 import { type CheckpointNumbers, Checkpoints } from './checkpoints.ts';
 import type { ComparisonMeans } from './comparison.ts';
 import type { LocalDisk } from './local-disk.ts';
+import { type MergedMeans, sendMerged } from './merged-run.ts';
+import type { Begun } from './opening.ts';
 import { Pacing } from './pacing.ts';
 import { Questions } from './questions.ts';
 import type { Replica } from './replica.ts';
@@ -33,6 +39,8 @@ export interface SessionSettings {
 
 export interface SessionEvents {
   state(event: Extract<SessionEvent, 'caught-up' | 'lagging' | 'rescan-complete'>): void;
+  /** A staged run began or ended: while one is open the mirror counts for nothing. */
+  staged(open: boolean): void;
   rescanned(progress: RescanProgress): void;
   acknowledged(positions: Positions): void;
 }
@@ -49,7 +57,11 @@ export class PrimarySession {
   readonly #means: ComparisonMeans;
   #rescan: Rescan | undefined;
   #verify: Verify | undefined;
+  /** What the mirror's image holds, in this run; frozen while a staged run is open. */
   #positions: Positions = NO_POSITIONS;
+  /** A staged run is open. */
+  #staged = false;
+  #merging: Promise<void> | undefined;
   #streaming = false;
   #streamingMs: number;
   readonly #ended: Promise<Failure | undefined>;
@@ -96,9 +108,9 @@ export class PrimarySession {
     return this.#rescan?.progress();
   }
 
-  /** A rescan, seeding or verify is under way: not the moment to renew the keys. */
+  /** A rescan, seeding, verify or other staged run is under way: not the moment to renew the keys. */
   get comparing(): boolean {
-    return this.#rescan !== undefined || this.#verify !== undefined;
+    return this.#rescan !== undefined || this.#verify !== undefined || this.#staged;
   }
 
   /** The window has something to send. */
@@ -106,11 +118,19 @@ export class PrimarySession {
     this.#sender.schedule();
   }
 
+  /** A merged part of the backlog is next, or may be. */
+  mergedReady(): void {
+    this.#merging ??= this.#guarded(() => this.#sendMerged()).finally(() => {
+      this.#merging = undefined;
+    });
+  }
+
   /**
-   * Runs until the channel ends; resolves with the reason, undefined after a clean end. `scope` undefined: only the
-   * stream; otherwise a rescan of what is marked runs beside it first.
+   * Runs until the channel ends; resolves with the reason, undefined after a clean end. `begun`: what runs beside the
+   * stream first.
    */
-  async run(first: Positions, scope: RescanProgress['scope'] | undefined): Promise<Failure | undefined> {
+  async run(first: Positions, begun: Begun): Promise<Failure | undefined> {
+    this.#setStaged(begun.staged);
     this.#acknowledged(first);
     this.channel.open({
       frame: (frame) => this.#frame(frame),
@@ -118,10 +138,11 @@ export class PrimarySession {
       closed: (reason) => this.#closed(reason),
       pingValues: () => ({ sequence: this.#replica.sequence, length: this.#replica.window.unsentSize }),
     });
-    const rescanned = scope === undefined ? Promise.resolve() : this.#runRescan(scope);
+    const beside = this.#guarded(() => this.#beside(begun));
     this.#sender.schedule();
     const reason = await this.#ended;
-    await rescanned;
+    await beside;
+    await this.#merging;
     return reason;
   }
 
@@ -138,6 +159,10 @@ export class PrimarySession {
 
   /** Resolves when the mirror holds durably, and has written down, everything up to now. */
   async settle(): Promise<void> {
+    await this.#means.pacing.until(
+      () => this.#replica.backlog.isInWindow && !this.#staged,
+      () => this.channel.ended,
+    );
     await this.#checkpoints.place(false);
   }
 
@@ -164,6 +189,10 @@ export class PrimarySession {
   }
 
   #acknowledged(positions: Positions): void {
+    if (this.#staged) {
+      this.#viewed(positions);
+      return;
+    }
     const before = this.#positions;
     const ordered =
       positions.recorded <= positions.durable &&
@@ -173,51 +202,171 @@ export class PrimarySession {
     const forward = positions.applied >= before.applied && positions.recorded >= before.recorded;
     if (!ordered || !forward) throw new Failure('frame-invalid', 'an acknowledgement of what was not sent');
     this.#positions = positions;
-    this.#events.acknowledged(positions);
     this.#settle();
     this.#judge();
   }
 
+  /** An acknowledgement while a staged run is open: the view has moved, the image has not. */
+  #viewed(positions: Positions): void {
+    const { staged, stagedSize, received } = positions;
+    // Committed already: CHECKPOINT_DONE is on its way.
+    if (staged === 0) return;
+    const ordered = staged <= received && received <= this.#replica.window.sentSequence;
+    if (!ordered || staged < this.#positions.staged) {
+      throw new Failure('frame-invalid', 'an acknowledgement of what was not sent');
+    }
+    this.#positions = { ...this.#positions, received, staged, stagedSize };
+    this.#settle();
+  }
+
   /** Lets go of what the mirror has dealt with, remarks included. */
   #settle(): void {
-    this.#replica.window.applied(this.#positions.applied);
-    this.#replica.recorded(this.#positions.recorded);
+    const { applied, recorded, staged } = this.#positions;
+    this.#replica.window.applied(Math.max(applied, staged));
+    this.#replica.acknowledged(this.#staged ? 0 : recorded, staged);
+    if (!this.#staged) this.#events.acknowledged(this.#positions);
+  }
+
+  #setStaged(staged: boolean): void {
+    if (staged === this.#staged) return;
+    this.#staged = staged;
+    this.#events.staged(staged);
+  }
+
+  /** The staged run that was open is in the image now. */
+  #committed(sequence: number): void {
+    const { received } = this.#positions;
+    this.#positions = {
+      received: Math.max(received, sequence),
+      applied: sequence,
+      durable: sequence,
+      recorded: sequence,
+      staged: 0,
+      stagedSize: 0,
+    };
+    this.#setStaged(false);
+    this.#settle();
+    this.#judge();
+    this.mergedReady();
   }
 
   /** Streaming or catching up, by how full the window is. */
   #judge(): void {
-    if (this.#rescan !== undefined) return;
+    if (this.#rescan !== undefined || this.#staged) return;
     const nowMs = this.#world.clock.nowMs();
     const { unappliedSize, limit } = this.#replica.window;
+    const { isInWindow } = this.#replica.backlog;
     if (this.#streaming) {
-      if (unappliedSize <= limit * LAGGING_SHARE || nowMs - this.#streamingMs < DWELL_MS) return;
+      const near = isInWindow && unappliedSize <= limit * LAGGING_SHARE;
+      if (near || nowMs - this.#streamingMs < DWELL_MS) return;
       this.#streaming = false;
       this.#streamingMs = nowMs;
       this.#events.state('lagging');
-    } else if (unappliedSize <= limit * CAUGHT_UP_SHARE) {
+    } else if (isInWindow && unappliedSize <= limit * CAUGHT_UP_SHARE) {
       this.#streaming = true;
       this.#streamingMs = nowMs;
       this.#events.state('caught-up');
     }
   }
 
+  /** Runs beside the stream. The session ends when it fails: a later one goes on where it was. */
+  async #guarded(work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      if (!isFailure(error)) throw error;
+      if (!this.channel.ended) this.channel.refuse(error);
+    }
+  }
+
+  async #beside(begun: Begun): Promise<void> {
+    if (begun.kind === 'compare') {
+      await this.#runRescan(begun.scope);
+    } else if (begun.mergedCheckpoint !== undefined) {
+      // What was told of this session comes first.
+      await this.#means.pacing.until(
+        () => !this.#replica.window.hasUnsent,
+        () => this.channel.ended,
+      );
+      await this.#sendMerged(begun.mergedCheckpoint);
+    } else if (begun.staged) {
+      const { sentMax } = this.#replica;
+      // Whatever may be in the image beyond its position must stand in front of the commit.
+      await this.#means.pacing.until(
+        () => this.#replica.isPast(sentMax),
+        () => this.channel.ended,
+      );
+      const { sequence, number } = await this.#checkpoints.place(true);
+      this.#replica.committed(sequence, number);
+      this.#committed(sequence);
+    }
+  }
+
+  /** Sends the parts that are next. `resumed`: the mirror holds that checkpoint of the first one's staged run. */
+  async #sendMerged(resumed?: number): Promise<void> {
+    const replica = this.#replica;
+    for (let resumedCheckpoint = resumed; !this.channel.ended; resumedCheckpoint = undefined) {
+      const inside = replica.comparing;
+      // Where a staged run is being completed this is asked again when it is.
+      if (!inside && resumedCheckpoint === undefined && (this.#staged || this.#rescan !== undefined)) return;
+      const part = replica.backlog.nextMerged();
+      if (part === undefined) return;
+      const place = inside ? 'inside' : resumedCheckpoint === undefined ? 'alone' : { resumedCheckpoint };
+      let last = 0;
+      const sending = sendMerged(
+        part,
+        this.#mergedMeans((number) => (last = number)),
+        place,
+      );
+      replica.beginMerged(place === 'alone' ? part.transfer?.stagingId : undefined);
+      if (!inside) this.#setStaged(true);
+      try {
+        await sending;
+      } catch (error) {
+        // What is in the part is lost, and with it order.
+        if (isFailure(error, 'io-error')) replica.loseOrder();
+        throw error;
+      }
+      replica.endMerged(part);
+      if (inside) continue;
+      replica.committed(part.end, last);
+      this.#committed(part.end);
+    }
+  }
+
+  #mergedMeans(done: (number: number) => void): MergedMeans {
+    const { pacing } = this.#means;
+    const ended = (): boolean => this.channel.ended;
+    return {
+      clock: this.#world.clock,
+      random: this.#world.random,
+      sequence: () => this.#replica.window.lastSequence,
+      remark: (type, flags, sequence, offset, length, data) =>
+        this.#replica.remark(type, flags, offset, length, data, sequence),
+      place: async (complete, sequence) => {
+        const placed = await this.#checkpoints.place(complete, sequence);
+        done(placed.number);
+        return placed;
+      },
+      room: (size) => pacing.room(size, ended),
+      ended,
+    };
+  }
+
   async #runRescan(scope: RescanProgress['scope']): Promise<void> {
     const rescan = new Rescan(this.#means, this.#world.random, this.#log, this.#replica, this.#checkpoints, scope);
     this.#rescan = rescan;
     try {
-      await rescan.run();
+      const sequence = await rescan.run();
       const progress = rescan.progress();
       assert(progress !== undefined, 'a rescan that ran has made progress');
       this.#events.rescanned(progress);
       this.#events.state('rescan-complete');
       this.#rescan = undefined;
       this.#streaming = false;
-      this.#judge();
-    } catch (error) {
-      if (!isFailure(error)) throw error;
+      this.#committed(sequence);
+    } finally {
       this.#rescan = undefined;
-      // The session ended under it, or the local disk failed: a later session goes on where it was.
-      if (!this.channel.ended) this.channel.refuse(error);
     }
   }
 

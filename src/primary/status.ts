@@ -28,6 +28,8 @@ export interface RescanProgress {
   readonly etaMs: number | undefined;
   /** 1 for the first pass of this rescan; more when blocks were dirtied faster than they could be sent. */
   readonly pass: number;
+  /** False while the link does not carry what is dirtied meanwhile: shown as `not converging`. */
+  readonly converging: boolean;
 }
 
 /** @see agreement.ts */
@@ -68,6 +70,17 @@ export interface MirrorLinkStatus {
    */
   readonly lag: { readonly operations: number; readonly bytes: number; readonly ms: number };
   readonly window: { readonly used: number; readonly limit: number };
+  /** What has no room in the window, in bytes on disk; where new operations go, and how often that has changed. */
+  readonly spool: {
+    readonly used: number;
+    readonly limit: number;
+    readonly rung: 'window' | 'spool' | 'merged';
+    readonly rungChanges: number;
+  };
+  /** Bytes that the open staged run takes on the mirror; what one needs at least that the mirror had no room for, or 0. */
+  readonly staging: { readonly used: number; readonly needed: number };
+  /** The dirty map: regions that are marked durably, in step or not. Not valid: it could not be written. */
+  readonly map: { readonly valid: boolean; readonly set: number; readonly version: number };
   /** Bytes in regions that may differ and wait for a rescan. */
   readonly markedSize: number;
   /** Bytes in regions that the local disk could not read. */

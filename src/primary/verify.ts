@@ -3,7 +3,7 @@
  *
  * A difference of digests may only mean that the two sides were read at different moments. So each suspect block is
  * digested again under the range lock, and the digest enters the stream as a CHECK: the mirror compares at that very
- * position, and its answer is exact.
+ * position, and its answer is exact. While operations wait in the spool, that position is not there to be had: it waits.
  */
 import { Failure, isFailure } from '../base/failure.ts';
 import { DIGEST_KEY_SIZE, digestOf } from '../io/digest.ts';
@@ -93,22 +93,16 @@ export class Verify {
     let results: Promise<void>[] = [];
     for (let at = range.offset; at < range.offset + range.length; at += BLOCK_SIZE) {
       const length = Math.min(BLOCK_SIZE, range.offset + range.length - at);
-      await this.#means.pacing.room(BLOCK_SIZE, () => this.#means.ended());
-      let same: Promise<boolean> | undefined;
+      let placed: { answer: Promise<boolean> };
       try {
-        await readLocked(this.#means.local, at, length, (data) => {
-          // Also while the range was waited for the session may have ended: then nobody would settle the check.
-          if (this.#means.ended()) throw new Failure('connection-lost', 'the session ended');
-          this.#replica.remark(FrameType.CHECK, 0, at, length, digestOf(data, key, at));
-          same = new Promise((settle, fail) => this.#open.push({ offset: at, length, settle, fail }));
-        });
+        placed = await this.#place(at, length, key);
       } catch (error) {
         if (!isFailure(error, 'io-error')) throw error;
         // It could be read a moment ago: whether it is the same nobody knows.
         this.#differs(at, length);
         continue;
       }
-      const result = same!.then((equal) => {
+      const result = placed.answer.then((equal) => {
         if (!equal) this.#differs(at, length);
       });
       // Awaited below with the others of its lot.
@@ -120,6 +114,25 @@ export class Verify {
       }
     }
     await Promise.all(results);
+  }
+
+  /** Puts the check of a block into the stream. Returns its answer to be, in an object: it is not waited for here. */
+  async #place(at: number, length: number, key: Uint8Array): Promise<{ answer: Promise<boolean> }> {
+    const { pacing, local } = this.#means;
+    const ended = (): boolean => this.#means.ended();
+    for (;;) {
+      await pacing.until(() => this.#replica.backlog.isInWindow, ended);
+      await pacing.room(BLOCK_SIZE, ended);
+      let answer: Promise<boolean> | undefined;
+      await readLocked(local, at, length, (data) => {
+        // Also while the range was waited for the session may have ended: then nobody would settle the check.
+        if (ended()) throw new Failure('connection-lost', 'the session ended');
+        if (!this.#replica.backlog.isInWindow) return;
+        this.#replica.remark(FrameType.CHECK, 0, at, length, digestOf(data, key, at));
+        answer = new Promise((settle, fail) => this.#open.push({ offset: at, length, settle, fail }));
+      });
+      if (answer !== undefined) return { answer };
+    }
   }
 
   #differs(offset: number, length: number): void {

@@ -41,6 +41,8 @@ export interface DirtyMapOptions {
   readonly trusted: boolean;
   /** Makes durable, elsewhere, that the map is not to be believed. Rejects with a Failure when it cannot. */
   invalidate(): Promise<void>;
+  /** Marks were made durable in that version; told before anybody who waits for them goes on. */
+  changed?(version: number): void;
   /** Bytes of a region; for tests and the simulator. */
   readonly regionSize?: number;
   /** Mirrors; 1 unless given. */
@@ -94,6 +96,7 @@ export class DirtyMap {
   readonly #file: DirtyFile;
   readonly #planes: readonly DirtyPlane[];
   readonly #invalidate: () => Promise<void>;
+  readonly #changed: (version: number) => void;
   readonly #points: Points;
   #valid = true;
   /** Given to a group, whether it became durable or not. */
@@ -121,6 +124,7 @@ export class DirtyMap {
     this.regionSize = regionSize;
     this.regionCount = Math.ceil(options.size / regionSize);
     this.#invalidate = () => options.invalidate();
+    this.#changed = (version) => options.changed?.(version);
     this.#points = options.points ?? NO_POINTS;
   }
 
@@ -147,6 +151,11 @@ export class DirtyMap {
   /** Set regions of a mirror, those whose mark is being written included. */
   count(plane: number): number {
     return this.#plane(plane).count;
+  }
+
+  /** What is written from now on has a higher version than that. */
+  raiseVersion(version: number): void {
+    this.#lastVersion = Math.max(this.#lastVersion, version);
   }
 
   /** The first set region at or after `from`, those whose mark is being written included; -1 when there is none. */
@@ -321,6 +330,7 @@ export class DirtyMap {
 
   async #settle(group: Group, failure: Failure | undefined): Promise<void> {
     if (failure === undefined) {
+      if (group.set.isAwaited) this.#changed(this.#version);
       group.set.done();
       group.clear.done();
       return;

@@ -1,15 +1,13 @@
 /**
- * The marks of one mirror: which regions of the disk may differ from its image. One plane per mirror.
- *
- * Kept in memory; a process that starts without a clean stop knows nothing and marks everything. (A durable map is the
- * same thing with the marks written before the data, and fits behind this interface.)
+ * The marks of one mirror: which regions of the disk may differ from its *view*, the image seen through the staged run
+ * that it receives, if any. What survives a crash is the dirty map, which holds these and more.
  *
  * Invariants:
- * - A byte that may differ from the mirror's image at a position at or after `clearedThrough` lies in a marked region
- *   or under an operation in the window.
+ * - A byte that may differ from the view of a mirror that stands at or after `clearedThrough` lies in a marked region or
+ *   under an operation in the backlog.
  * - A mark set while a pass runs survives the pass: only marks of the pass's snapshot are cleared by it.
- * - Clearing moves `clearedThrough` and `checkpoint` forward: a mirror whose image is older than that (restored from a
- *   backup, say) cannot use the marks, and everything is compared.
+ * - What is cleared for good moves `clearedThrough` and `checkpoint` forward: a mirror whose image is older than that
+ *   (restored from a backup, say) cannot use the marks.
  */
 import { assert } from '../base/assert.ts';
 import { Bitmap } from '../base/bitmap.ts';
@@ -40,12 +38,14 @@ export class Marks {
   readonly #unreadable: Bitmap;
   /** Regions marked again since the pass began; undefined while no pass runs. */
   #fresh: Bitmap | undefined;
-  #clearedThrough = 0;
+  /** Nothing is covered before a session or a clean stop has said from where. */
+  #clearedThrough = Number.POSITIVE_INFINITY;
   #checkpoint = 0;
 
-  constructor(size: number) {
+  /** `regionSize`: a power of two; the dirty map's. */
+  constructor(size: number, regionSize: number = regionSizeFor(size)) {
     this.size = size;
-    this.regionSize = regionSizeFor(size);
+    this.regionSize = regionSize;
     this.#marked = new Bitmap(Math.ceil(size / this.regionSize));
     this.#unreadable = new Bitmap(this.#marked.length);
   }
@@ -64,11 +64,7 @@ export class Marks {
     return this.#sizeOf(this.#marked);
   }
 
-  /** The highest sequence at which a mark was cleared, and the highest checkpoint. */
-  get clearedThrough(): number {
-    return this.#clearedThrough;
-  }
-
+  /** The highest checkpoint at which a mark was cleared for good. */
   get checkpoint(): number {
     return this.#checkpoint;
   }
@@ -95,6 +91,17 @@ export class Marks {
   /** Bytes in regions that the local disk could not read. */
   get unreadableSize(): number {
     return this.#sizeOf(this.#unreadable);
+  }
+
+  /** Marks one region. */
+  markRegion(index: number): void {
+    this.#marked.set(index);
+    this.#fresh?.set(index);
+  }
+
+  /** True when the region is marked, or cannot be read here. */
+  holds(index: number): boolean {
+    return this.#marked.get(index) || this.#unreadable.get(index);
   }
 
   markAll(): void {
@@ -134,17 +141,15 @@ export class Marks {
   }
 
   /**
-   * The pass has compared [from, end) of its snapshot, in order, and the mirror holds the outcome durably at `sequence`
-   * and `checkpoint`. Regions that end in the range are cleared, except those marked again since the pass began. After
+   * The pass has compared [from, end) of its snapshot, in order, and the mirror holds the outcome durably in its view.
+   * Regions that end in the range are cleared, except those marked again since the pass began; `cleared` sees each. After
    * the pass has ended nothing is cleared: what was marked again is no longer known.
    */
-  clearThrough(from: number, end: number, sequence: number, checkpoint: number): void {
+  clearThrough(from: number, end: number, cleared: (index: number) => void): void {
     if (this.#fresh === undefined) return;
-    this.#clearedThrough = Math.max(this.#clearedThrough, sequence);
-    this.#checkpoint = Math.max(this.#checkpoint, checkpoint);
     for (let index = Math.floor(from / this.regionSize); index < this.#marked.length; index += 1) {
       if (Math.min((index + 1) * this.regionSize, this.size) > end) break;
-      if (!this.#fresh.get(index)) this.#marked.clear(index);
+      if (!this.#fresh.get(index) && this.#marked.clear(index)) cleared(index);
     }
   }
 
@@ -153,17 +158,18 @@ export class Marks {
     this.#fresh = undefined;
   }
 
-  /** Operations up to `sequence` left the window because the mirror has recorded them. */
-  forgotten(sequence: number): void {
+  /** What was cleared, or left the window, up to here is in the image itself: an older image cannot use these marks. */
+  settled(sequence: number, checkpoint: number): void {
     this.#clearedThrough = Math.max(this.#clearedThrough, sequence);
+    this.#checkpoint = Math.max(this.#checkpoint, checkpoint);
   }
 
-  /** True when marks and window together cover every difference to an image at that position. */
+  /** True when marks and backlog together cover every difference to an image at that position. */
   coverFrom(sequence: number, checkpoint: number): boolean {
     return sequence >= this.#clearedThrough && checkpoint >= this.#checkpoint;
   }
 
-  /** The start of a process: positions handed on by a clean stop. */
+  /** Marks and backlog cover every difference to an image at that position from now on. */
   startAt(sequence: number, checkpoint: number): void {
     this.#clearedThrough = sequence;
     this.#checkpoint = checkpoint;

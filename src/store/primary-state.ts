@@ -3,9 +3,10 @@
  *
  * It says which volume this is, which generation and run its operations belong to, and whether the last stop was clean.
  * Every start takes a new run. Only a clean stop is its parent: then the disk is exactly what it was at `sequence`,
- * provided that nobody wrote to it meanwhile (`identity`). In every other case everything is compared.
+ * provided that nobody wrote to it meanwhile (`identity`). What a mirror may lack is in the dirty map, always; after a
+ * clean stop that was *in order* it is also in the spool, operation by operation, after `spoolBase`.
  *
- * Content, version 1 (little-endian):
+ * Content, version 2 (little-endian):
  *
  * | offset | size | field                                                     |
  * | ------ | ---- | --------------------------------------------------------- |
@@ -14,14 +15,15 @@
  * | 32     | 16   | run                                                       |
  * | 48     | 8    | sequence of the last operation, valid when clean          |
  * | 56     | 8    | last checkpoint number handed out in this run             |
- * | 64     | 4    | flags: bit 0 clean                                        |
+ * | 64     | 4    | flags: bit 0 clean, bit 1 the dirty map is valid, bit 2 in order |
  * | 68     | 4    | zero                                                      |
  * | 72     | 8    | size of the disk in bytes                                 |
  * | 80     | 8    | modification time of the disk, ns, at the clean stop      |
- * | 88     | 2    | length of the inode text                                  |
- * | 90     | 2    | number of earlier runs, at most 128                       |
- * | 92     | n    | inode text, ASCII, at most 64 bytes                       |
- * | 92 + n | 16 each | earlier runs of this disk, newest first                |
+ * | 88     | 8    | sequence after which the spool holds everything, when in order |
+ * | 96     | 2    | length of the inode text                                  |
+ * | 98     | 2    | number of earlier runs, at most 128                       |
+ * | 100    | n    | inode text, ASCII, at most 64 bytes                       |
+ * | 100 + n | 16 each | earlier runs of this disk, newest first               |
  */
 import { assert } from '../base/assert.ts';
 import { getUint64, ID_SIZE, putUint64 } from '../base/bytes.ts';
@@ -38,11 +40,18 @@ export interface PrimaryState {
   readonly sequence: number;
   readonly checkpoint: number;
   readonly clean: boolean;
+  /** False: the map could not be written, and every region counts as marked. */
+  readonly mapValid: boolean;
+  /** Valid when clean: no more than the operations after `spoolBase`, which are in the spool, may be missing on a mirror. */
+  readonly inOrder: boolean;
+  readonly spoolBase: number;
   readonly identity: DiskIdentity;
 }
 
 const FLAG_CLEAN = 1;
-const FIXED_SIZE = 92;
+const FLAG_MAP_VALID = 2;
+const FLAG_IN_ORDER = 4;
+const FIXED_SIZE = 100;
 const EARLIER_RUN_COUNT_MAX = 128;
 export const INODE_TEXT_SIZE_MAX = 64;
 
@@ -56,11 +65,14 @@ export function encodePrimaryState(state: PrimaryState): Buffer {
   state.run.copy(content, 32);
   putUint64(content, 48, state.sequence);
   putUint64(content, 56, state.checkpoint);
-  content.writeUInt32LE(state.clean ? FLAG_CLEAN : 0, 64);
+  const flags =
+    (state.clean ? FLAG_CLEAN : 0) | (state.mapValid ? FLAG_MAP_VALID : 0) | (state.inOrder ? FLAG_IN_ORDER : 0);
+  content.writeUInt32LE(flags, 64);
   putUint64(content, 72, state.identity.size);
   content.writeBigUInt64LE(state.identity.modifiedNs, 80);
-  content.writeUInt16LE(state.identity.inode.length, 88);
-  content.writeUInt16LE(state.earlierRuns.length, 90);
+  putUint64(content, 88, state.spoolBase);
+  content.writeUInt16LE(state.identity.inode.length, 96);
+  content.writeUInt16LE(state.earlierRuns.length, 98);
   content.write(state.identity.inode, FIXED_SIZE, 'ascii');
   for (const [index, run] of state.earlierRuns.entries()) run.copy(content, runsAt + index * ID_SIZE);
   return content;
@@ -70,16 +82,18 @@ export function decodePrimaryState(content: Buffer): PrimaryState {
   const sequence = content.length >= FIXED_SIZE ? getUint64(content, 48) : undefined;
   const checkpoint = content.length >= FIXED_SIZE ? getUint64(content, 56) : undefined;
   const size = content.length >= FIXED_SIZE ? getUint64(content, 72) : undefined;
-  if (sequence === undefined || checkpoint === undefined || size === undefined) {
+  const spoolBase = content.length >= FIXED_SIZE ? getUint64(content, 88) : undefined;
+  if (sequence === undefined || checkpoint === undefined || size === undefined || spoolBase === undefined) {
     throw new Failure('state-corrupt', 'the primary’s state has impossible values');
   }
-  const inodeLength = content.readUInt16LE(88);
-  const runCount = content.readUInt16LE(90);
+  const inodeLength = content.readUInt16LE(96);
+  const runCount = content.readUInt16LE(98);
   const runsAt = FIXED_SIZE + inodeLength;
   const fits = inodeLength <= INODE_TEXT_SIZE_MAX && runCount <= EARLIER_RUN_COUNT_MAX;
   if (!fits || content.length !== runsAt + runCount * ID_SIZE) {
     throw new Failure('state-corrupt', 'the primary’s state has the wrong length');
   }
+  const flags = content.readUInt32LE(64);
   return {
     volumeId: content.subarray(0, ID_SIZE),
     generation: content.subarray(16, 32),
@@ -89,7 +103,10 @@ export function decodePrimaryState(content: Buffer): PrimaryState {
     ),
     sequence,
     checkpoint,
-    clean: (content.readUInt32LE(64) & FLAG_CLEAN) !== 0,
+    clean: (flags & FLAG_CLEAN) !== 0,
+    mapValid: (flags & FLAG_MAP_VALID) !== 0,
+    inOrder: (flags & FLAG_IN_ORDER) !== 0,
+    spoolBase,
     identity: {
       size,
       modifiedNs: content.readBigUInt64LE(80),
@@ -104,7 +121,7 @@ export function runsUpTo(state: PrimaryState): Buffer[] {
 }
 
 export const PRIMARY_STATE: StateKind<PrimaryState> = {
-  kind: { letters: 'PRIM', version: 1 },
+  kind: { letters: 'PRIM', version: 2 },
   encode: encodePrimaryState,
   decode: decodePrimaryState,
 };
@@ -114,12 +131,13 @@ export function primaryStatePath(stateDirectory: string): string {
 }
 
 /**
- * Serving without replication: what a clean stop vouched for will no longer be true. Does nothing where there is no
- * state. Must be durable before the first write, and is on return.
+ * Serving without replication: nobody marks what is written, and what a clean stop vouched for will no longer be true.
+ * Does nothing where there is no state. Must be durable before the first write, and is on return.
  */
 export async function forgetCleanStop(files: FileSystem, stateDirectory: string): Promise<void> {
   const file = await openStateFile(files, PRIMARY_STATE, primaryStatePath(stateDirectory));
   if (file === undefined) return;
-  if (file.state.clean) await file.write({ ...file.state, clean: false });
+  const { clean, mapValid } = file.state;
+  if (clean || mapValid) await file.write({ ...file.state, clean: false, mapValid: false });
   await file.close();
 }
