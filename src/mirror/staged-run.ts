@@ -375,7 +375,8 @@ export class StagedRun implements Target {
 
   /** Goes on without staging where that is wanted; otherwise the run is over. No operation may be under way. */
   async #giveWay(error: unknown): Promise<void> {
-    if (isFull(error) && this.#goesOn) return this.#goThrough(error);
+    // A sync that failed for lack of space has lost data, and what is lost must not be copied into the image.
+    if (isFull(error) && this.#goesOn && !this.#staging.dataLost) return this.#goThrough(error);
     this.#broken = true;
     if (!isFull(error)) throw error;
     const size = this.#staging.overlay.dataSize;
