@@ -188,6 +188,16 @@ describe('overlay', () => {
     expect(overlay.rangeCount).toBe(1);
   });
 
+  it('takes what adds nothing although more was restored than it may have', async () => {
+    const overlay = new Overlay(new MemoryDisk(SIZE), 1000, 2);
+    for (const offset of [0, 8192, 16_384, 24_576]) overlay.restore({ offset, length: 4096, zero: false });
+    await overlay.write(100, pattern(4096 - 100, 1));
+    await overlay.zero(8192, 4096);
+    expect([overlay.rangeCount, overlay.dataSize]).toEqual([4, 3 * 4096]);
+    expect(failureOf(() => overlay.write(8192, pattern(1, 1))).code).toBe('staging-full');
+    expect(failureOf(() => overlay.zero(40_960, 1)).code).toBe('staging-full');
+  });
+
   it('gives everything as changed when more has changed here and there than it keeps apart', async () => {
     const overlay = new Overlay(new MemoryDisk(SIZE), SIZE, 4);
     await overlay.write(0, pattern(SIZE, 1));
