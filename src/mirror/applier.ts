@@ -224,7 +224,8 @@ export class Applier {
     target.setApplied(sequence);
     const syncing = target.barrier();
     if (syncing === undefined) return;
-    const barrier = syncing.then(() => {
+    // One that began earlier may end later, and fail: nobody goes on before it has ended as well.
+    const barrier = Promise.all([this.#barrier, syncing]).then(() => {
       if (this.#barrier === barrier) this.#barrier = undefined;
       this.#events.progressed(true);
     });

@@ -37,18 +37,21 @@ type Source = 'disk' | 'data' | 'zero' | 'mixed';
 const STEP_SIZE = 4 * MIB;
 
 /** Digests of a range of the view. `ended`: nobody waits for it any more. Failures: `io-error`, `scan-failed`. */
-export async function scanView(
+export function scanView(
   view: View,
   scan: ScanPool,
   clock: Clock,
   request: ScanRequest,
   ended: () => boolean,
 ): Promise<ScanResult> {
-  const { disk, over } = view;
-  if (over === undefined && disk.size === view.size) return scan.scan(disk, request);
+  if (view.over === undefined && view.disk.size === view.size) return scan.scan(view.disk, request);
+  return scanPieces(view, new ViewScan(view, scan, clock, request), ended);
+}
+
+async function scanPieces({ over }: View, pieces: ViewScan, ended: () => boolean): Promise<ScanResult> {
   const release = over?.hold();
   try {
-    return await new ViewScan(view, scan, clock, request).run(ended);
+    return await pieces.run(ended);
   } finally {
     release?.();
   }

@@ -77,7 +77,7 @@ export class MemoryDisk implements Disk {
   read(target: Buffer, offset: number): void | Promise<void> {
     return this.#run('read', offset, target.length, () => {
       target.fill(0);
-      this.#content.copy(target, 0, offset, Math.min(offset + target.length, this.size));
+      if (offset < this.size) this.#content.copy(target, 0, offset, Math.min(offset + target.length, this.size));
     });
   }
 

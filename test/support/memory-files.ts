@@ -11,8 +11,8 @@ class MemoryFile {
   locked = false;
   openCount = 0;
 
-  constructor(size: number, inode: string) {
-    this.disk = new MemoryDisk(size);
+  constructor(size: number, inode: string, disk = new MemoryDisk(size)) {
+    this.disk = disk;
     this.inode = inode;
   }
 }
@@ -111,6 +111,34 @@ export class MemoryFiles implements FileSystem {
     const file = this.#make(path, data.length, before?.inode);
     file.modifiedNs = before?.modifiedNs ?? file.modifiedNs;
     void file.disk.write(data, 0);
+  }
+
+  /**
+   * The power goes and comes back: every file is as it is durably, nothing is open or locked. Names are durable at once;
+   * losing those is the simulator's business.
+   */
+  losePower(): void {
+    this.hook = undefined;
+    for (const [path, file] of this.#files) {
+      const durable = new MemoryFile(file.disk.size, file.inode);
+      durable.modifiedNs = file.modifiedNs;
+      void durable.disk.write(file.disk.durableContent(), 0);
+      void durable.disk.sync();
+      this.#files.set(path, durable);
+    }
+    this.#locks.clear();
+  }
+
+  /** The process dies and another may start: nothing is open or locked, everything written is there. */
+  killProcess(): void {
+    this.hook = undefined;
+    for (const [path, file] of this.#files) {
+      file.disk.hook = undefined;
+      const same = new MemoryFile(0, file.inode, file.disk);
+      same.modifiedNs = file.modifiedNs;
+      this.#files.set(path, same);
+    }
+    this.#locks.clear();
   }
 
   async openDisk(path: string, options: OpenOptions): Promise<Disk> {

@@ -19,8 +19,8 @@ class Told implements ApplierEvents {
   progressed(durable: boolean): void {
     if (durable) this.durable += 1;
   }
-  checkpointDone(number: number, sequence: number): void {
-    this.events.push(`checkpoint ${number} at ${sequence}`);
+  checkpointDone(number: number, sequence: number, complete: boolean): void {
+    this.events.push(`checkpoint ${number} at ${sequence}${complete ? ', complete' : ''}`);
   }
   passBegan(key: Buffer): void {
     this.events.push(`pass ${key.toString()}`);
@@ -48,9 +48,9 @@ async function applying(parts: { image: MirrorImage; disk: MemoryDisk }): Promis
 
 const inStep = async (): Promise<Applying> => applying(await imageInStep());
 
-async function rescanning(): Promise<Applying> {
+async function seeding(): Promise<Applying> {
   const parts = await newImage();
-  await parts.image.begin(HELLO, beginning('RESCAN'));
+  await parts.image.begin(HELLO, beginning('SEEDING'));
   return applying(parts);
 }
 
@@ -111,6 +111,10 @@ function streamOf(taken: readonly Operation[]): { frames: Frame[]; epochs: numbe
     contents.push(Buffer.from(content));
   }
   return { frames, epochs, contents };
+}
+
+function sentMax(frames: readonly Frame[]): number {
+  return Math.max(...frames.map(({ sequence }) => sequence));
 }
 
 function random(seed: number): (limit: number) => number {
@@ -201,7 +205,7 @@ describe('the applier', () => {
             applier.push(each);
             if (pick(4) === 0) await turns(1);
           }
-          if (pick(2) === 0) await image.record().catch((error: unknown) => applier.abort(error));
+          if (pick(2) === 0) await image.target.record().catch((error: unknown) => applier.abort(error));
           await applier.finish();
           disk.hook = undefined;
           outcomes.add(`${failing} ${broken ? 'failed' : 'worked'}`);
@@ -210,18 +214,21 @@ describe('the applier', () => {
           expect(after).toBeLessThanOrEqual(failing === 'sync' ? 1 : 0);
           expect(image.recorded).toBeLessThanOrEqual(image.durable);
           expect(image.durable).toBeLessThanOrEqual(image.applied);
-          expect(image.consistent && broken).toBe(false);
+          expect(image.exact).toBe(!broken);
 
-          // The next session sends everything after `applied` again.
+          // The next session sends everything after `applied` again, staged where it may be in the image already.
           const resumed = new Told();
-          const sent = Math.max(...frames.map(({ sequence }) => sequence));
-          await image.begin(HELLO, beginning('CATCH_UP', image.applied, sent));
+          const sent = sentMax(frames);
+          const kind = image.exact ? 'CATCH_UP' : 'CATCH_UP_STAGED';
+          await image.begin(HELLO, beginning(kind, image.applied, sent));
           const next = new Applier(image, resumed);
-          for (const each of frames) if (each.sequence > image.applied) next.push(each);
+          const from = image.applied;
+          for (const each of frames) if (each.sequence > from) next.push(each);
+          next.push(frame(FrameType.CHECKPOINT, { flags: FRAME_COMPLETE, sequence: sent, offset: 1 }));
           await next.finish();
           expect(resumed.failures).toEqual([]);
           expect(disk.content().equals(contents.at(-1)!)).toBe(true);
-          expect(image.consistent).toBe(true);
+          expect([image.consistent, image.exact, image.recorded]).toEqual([true, true, sent]);
         },
       ),
       { numRuns: 200 },
@@ -232,7 +239,7 @@ describe('the applier', () => {
   it('goes back to the recorded position when a sync fails', async () => {
     const { image, disk, told, applier } = await inStep();
     applier.push(write(1, 0, 512, 1));
-    await image.record();
+    await image.target.record();
     applier.push(write(2, 512, 512, 2));
     expect([image.applied, image.recorded]).toEqual([2, 1]);
     disk.hook = (call) => (call === 'sync' ? Promise.reject(new Failure('io-error', 'injected')) : undefined);
@@ -342,7 +349,7 @@ describe('the applier', () => {
   });
 
   it('applies a repair at any time without moving on, and waits with it for the barrier', async () => {
-    const { image, disk, told, applier } = await rescanning();
+    const { image, disk, told, applier } = await seeding();
     const held = hold(disk, ['sync']);
     applier.push(write(1, 0, 512, 1, FRAME_BARRIER));
     applier.push(write(1, 512, 512, 2, FRAME_REPAIR));
@@ -355,26 +362,26 @@ describe('the applier', () => {
     expect(told.failures).toEqual([]);
   });
 
-  it('lets sequences skip during a rescan, never repeat, and counts to its end', async () => {
-    const { image, told, applier } = await rescanning();
+  it('lets sequences skip during a seeding, never repeat, and counts to its end', async () => {
+    const { image, told, applier } = await seeding();
     applier.push(write(2, 0, 512, 1));
     applier.push(barrier(5));
     applier.push(write(9, 0, 512, 2));
     applier.push(frame(FrameType.CHECKPOINT, { flags: FRAME_COMPLETE, sequence: 12, offset: 4 }));
     applier.push(write(13, 0, 512, 3));
     await applier.finish();
-    expect(told.events).toEqual(['checkpoint 4 at 12']);
+    expect(told.events).toEqual(['checkpoint 4 at 12, complete']);
     expect(told.failures).toEqual([]);
     expect(image.applied).toBe(13);
     expect(image.state).toMatchObject({ consistent: true, seeded: true, recorded: 12, checkpoint: 4 });
-    const again = await rescanning();
+    const again = await seeding();
     again.applier.push(write(2, 0, 512, 1));
     again.applier.push(write(2, 0, 512, 1));
     expect(again.told.failures).toEqual([failed('frame-invalid')]);
   });
 
   it('begins a pass and makes a check at their places in the stream', async () => {
-    const { disk, told, applier } = await rescanning();
+    const { disk, told, applier } = await seeding();
     const held = hold(disk, ['write']);
     let release = (): void => undefined;
     told.onCheck = () =>
@@ -398,7 +405,7 @@ describe('the applier', () => {
   });
 
   it('tells a failed check as it is', async () => {
-    const { told, applier } = await rescanning();
+    const { told, applier } = await seeding();
     told.onCheck = () => Promise.reject(new Failure('frame-invalid', 'malformed'));
     applier.push(frame(FrameType.CHECK));
     await applier.finish();
@@ -417,7 +424,7 @@ describe('the applier', () => {
       };
       parts.applier.push(write(1, 0, 512, 1));
       expect(parts.told.failures).toEqual([failed(told)]);
-      expect([parts.image.applied, parts.image.consistent]).toEqual([0, false]);
+      expect([parts.image.applied, parts.image.consistent, parts.image.exact]).toEqual([0, true, false]);
     }
   });
 

@@ -1,11 +1,13 @@
 import { NO_ID } from '../../../src/base/bytes.ts';
+import { Failure, type FailureCode } from '../../../src/base/failure.ts';
 import { silentLog } from '../../../src/base/log.ts';
 import { KIB } from '../../../src/base/units.ts';
 import type { Frame, FrameTypeCode } from '../../../src/link/frame.ts';
 import { encodeFrame, FrameDecoder, FrameType } from '../../../src/link/frame.ts';
 import { type Begin, BeginKind, type Hello, isStaged } from '../../../src/link/messages.ts';
 import { MirrorImage } from '../../../src/mirror/image.ts';
-import type { MemoryDisk } from '../../support/memory-disk.ts';
+import type { StagingRules } from '../../../src/mirror/image-state.ts';
+import type { MemoryDisk, MemoryDiskCall } from '../../support/memory-disk.ts';
 import { type MemoryWorld, memoryWorld } from '../../support/memory-world.ts';
 
 export const SIZE = 64 * KIB;
@@ -56,27 +58,42 @@ export function barrier(sequence: number): Frame {
 }
 
 /** An image in memory, newly made, and its disk. */
-export async function newImage(): Promise<{ world: MemoryWorld; image: MirrorImage; disk: MemoryDisk }> {
+export async function newImage(
+  rules?: StagingRules,
+): Promise<{ world: MemoryWorld; image: MirrorImage; disk: MemoryDisk }> {
   const world = memoryWorld();
-  const image = await MirrorImage.create(world, '/mirrors', 'disk', HELLO);
+  const image = await MirrorImage.create(world, silentLog, '/mirrors', 'disk', HELLO, rules);
   return { world, image, disk: world.files.file(IMAGE).disk };
 }
 
 /** An image that has been seeded and is in step, at sequence 0. */
-export async function imageInStep(): Promise<{ world: MemoryWorld; image: MirrorImage; disk: MemoryDisk }> {
-  const parts = await newImage();
+export async function imageInStep(
+  rules?: StagingRules,
+): Promise<{ world: MemoryWorld; image: MirrorImage; disk: MemoryDisk }> {
+  const parts = await newImage(rules);
   await parts.image.begin(HELLO, beginning('SEEDING'));
-  await parts.image.checkpoint(1, 0, true);
+  await parts.image.complete(1, 0);
   await parts.image.begin(HELLO, beginning('CATCH_UP'));
   return parts;
 }
 
 /** The image as a new process finds it. */
-export function reopen(world: MemoryWorld): Promise<MirrorImage | undefined> {
-  return MirrorImage.open(world, silentLog, '/mirrors', 'disk');
+export function reopen(world: MemoryWorld, rules?: StagingRules): Promise<MirrorImage | undefined> {
+  return MirrorImage.open(world, silentLog, '/mirrors', 'disk', rules);
 }
 
-/** A crash of the mirror: what it had open is gone, what it had written is there. */
+/** A crash of the mirror's process: what it had open is gone, what it had written is there. */
 export function crash(world: MemoryWorld): void {
-  world.files.file(IMAGE).locked = false;
+  world.files.killProcess();
+}
+
+/** The host loses power: what is not durable is gone, and a new process opens the image. */
+export async function powerLoss(world: MemoryWorld, rules?: StagingRules): Promise<MirrorImage> {
+  world.files.losePower();
+  return (await reopen(world, rules))!;
+}
+
+/** Calls of that kind fail from now on. */
+export function failing(disk: MemoryDisk, call: MemoryDiskCall, code: FailureCode = 'io-error'): void {
+  disk.hook = (made) => (made === call ? Promise.reject(new Failure(code, 'injected')) : undefined);
 }

@@ -145,7 +145,7 @@ describe('a session with the mirror', () => {
     primary.requestRescan();
     expect(await primary.place()).toBe(0);
     const first = await primary.begin(beginning('SEEDING', 10));
-    expect(first).toEqual({ received: 10, applied: 10, durable: 10, recorded: 10 });
+    expect(first).toEqual({ received: 10, applied: 10, durable: 10, recorded: 10, staged: 0, stagedSize: 0 });
     expect(statusOf(mirror)).toMatchObject({ state: 'seeding', consistent: false });
     primary.checkpoint(1, 10, true);
     await turns();
@@ -157,7 +157,7 @@ describe('a session with the mirror', () => {
     expect(primary.position).toMatchObject({ received: 11, applied: 11, recorded: 10 });
     world.clock.advance(200);
     await turns();
-    expect(primary.position).toEqual({ received: 11, applied: 11, durable: 11, recorded: 11 });
+    expect(primary.position).toMatchObject({ received: 11, applied: 11, durable: 11, recorded: 11 });
     expect(imageDisk(world).content()[512]).toBe(7);
     expect(statusOf(mirror)).toMatchObject({
       state: 'streaming',
@@ -266,13 +266,27 @@ describe('a session with the mirror', () => {
     expect(statusOf(mirror)).toMatchObject({
       state: 'failed',
       problem: { code: 'mirror-io-error' },
-      consistent: false,
+      // What is on the medium is a legal crash state, as after a power cut.
+      consistent: true,
+      exact: false,
     });
     imageDisk(world).hook = undefined;
     const next = await Scripted.hello(world);
-    expect(await next.welcome()).toMatchObject({ resumeAfter: 1, recorded: 1 });
-    await next.begin(beginning('CATCH_UP', 1, 2));
+    expect(await next.welcome()).toMatchObject({ resumeAfter: 1, recorded: 1, exact: false });
+    await expect(next.begin(beginning('CATCH_UP', 1, 2))).rejects.toEqual(
+      expect.objectContaining({ code: 'frame-invalid' }),
+    );
+    const staged = await Scripted.hello(world);
+    await staged.welcome();
+    await staged.begin(beginning('CATCH_UP_STAGED', 1, 2));
     expect(statusOf(mirror).problem).toBeUndefined();
+    staged.write(2, 512, Buffer.alloc(512, 3));
+    await turns();
+    expect(imageDisk(world).content()[512]).toBe(2);
+    staged.checkpoint(1, 2, true);
+    await turns();
+    expect(imageDisk(world).content()[512]).toBe(3);
+    expect(statusOf(mirror)).toMatchObject({ state: 'streaming', exact: true, applied: 2, recorded: 2 });
   });
 });
 

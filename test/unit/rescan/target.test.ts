@@ -8,6 +8,7 @@ import { encodeFrame, type Frame, FrameDecoder, FrameType } from '../../../src/l
 import { type DigestUnit, decodeDigestReply, encodeDigestRequest } from '../../../src/link/messages.ts';
 import { RescanTarget } from '../../../src/rescan/target.ts';
 import { inlineScanPool } from '../../support/inline-scan-pool.ts';
+import { ManualClock } from '../../support/manual-clock.ts';
 import { MemoryDisk } from '../../support/memory-disk.ts';
 
 const SIZE = 3 * MIB + 512;
@@ -44,9 +45,10 @@ function held() {
   const scans = new HeldScans();
   const replies: Frame[] = [];
   const failures: unknown[] = [];
+  const disk = new MemoryDisk(SIZE);
   const target = new RescanTarget(
-    new MemoryDisk(SIZE),
-    scans,
+    () => ({ disk, size: SIZE }),
+    { scan: scans, clock: new ManualClock() },
     (reply) => replies.push(decode(reply)),
     (reason) => failures.push(reason),
   );
@@ -60,8 +62,8 @@ describe('the target of a rescan', () => {
     const replies: Frame[] = [];
     const scan = inlineScanPool();
     const target = new RescanTarget(
-      disk,
-      scan,
+      () => ({ disk, size: SIZE }),
+      { scan, clock: new ManualClock() },
       (reply) => replies.push(decode(reply)),
       () => undefined,
     );
