@@ -61,7 +61,7 @@ function losing(pair: Pair): { stop(): Promise<number> } {
 test('flush: after every answered FLUSH and FUA the image holds what was written before, whatever the link does', async () => {
   const pair = await Pair.inStep({ primary: { agreement: agreement('flush', 'stall', LONG_MS) } });
   const link = losing(pair);
-  for (let round = 0; round < 60; round += 1) {
+  for (let round = 0; round < 40; round += 1) {
     const writes = Array.from({ length: 8 }, (_, index) => ({
       offset: (round * 8 + index) * 20_000,
       data: randomBytes(1 + ((round * 977 + index * 4001) % 16_000)),

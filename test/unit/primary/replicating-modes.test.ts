@@ -7,14 +7,15 @@ import { MIB } from '../../../src/base/units.ts';
 import { FRAME_BARRIER, FrameType } from '../../../src/link/frame.ts';
 import { Agreement } from '../../../src/primary/agreement.ts';
 import { Ledger } from '../../../src/primary/ledger.ts';
-import { Replica } from '../../../src/primary/replica.ts';
+import type { Replica } from '../../../src/primary/replica.ts';
 import { ReplicatingVolume } from '../../../src/primary/replicating-volume.ts';
 import type { WindowEntry } from '../../../src/primary/window.ts';
 import { DiskVolume } from '../../../src/volume/disk-volume.ts';
 import { RangeLock } from '../../../src/volume/range-lock.ts';
-import { ManualClock } from '../../support/manual-clock.ts';
+import type { ManualClock } from '../../support/manual-clock.ts';
 import { MemoryDisk, type MemoryDiskCall, type MemoryDiskOptions } from '../../support/memory-disk.ts';
-import { turns } from '../../support/memory-world.ts';
+import { memoryReplica } from '../../support/memory-replica.ts';
+import { type MemoryWorld, memoryWorld, turns } from '../../support/memory-world.ts';
 
 const SIZE = MIB;
 const TIMEOUT_MS = 10_000;
@@ -25,21 +26,32 @@ const SYNC_FAILED = 'io-error: a sync of memory failed: what was written may be 
 /** A volume in a mode, with a mirror that counts and has acknowledged nothing. */
 class Scene {
   readonly disk: MemoryDisk;
-  readonly clock = new ManualClock();
+  readonly clock: ManualClock;
   readonly lock = new RangeLock();
   readonly replica: Replica;
   readonly agreement: Agreement;
   readonly volume: ReplicatingVolume;
 
-  constructor(mode: Mode, onMirrorLoss: OnMirrorLoss = 'continue', options: MemoryDiskOptions = {}) {
-    this.disk = new MemoryDisk(SIZE, options);
-    this.replica = new Replica(this.clock, SIZE, 64 * MIB, 0, 0, true);
+  private constructor(world: MemoryWorld, replica: Replica, mode: Mode, onMirrorLoss: OnMirrorLoss, disk: MemoryDisk) {
+    this.disk = disk;
+    this.clock = world.clock;
+    this.replica = replica;
     const ledger = new Ledger([this.replica], 0, true, () => Promise.resolve());
     const settings = { mode, mirrorTimeoutMs: TIMEOUT_MS, onMirrorLoss };
     this.agreement = new Agreement(this.clock, silentLog, settings, () => ledger.sequence);
     const local = { volume: new DiskVolume(this.disk), disk: this.disk, lock: this.lock };
     this.volume = new ReplicatingVolume(local, ledger, this.agreement);
     this.agreement.counts(true);
+  }
+
+  static async make(
+    mode: Mode,
+    onMirrorLoss: OnMirrorLoss = 'continue',
+    options: MemoryDiskOptions = {},
+  ): Promise<Scene> {
+    const world = memoryWorld();
+    const { replica } = await memoryReplica(world, SIZE);
+    return new Scene(world, replica, mode, onMirrorLoss, new MemoryDisk(SIZE, options));
   }
 
   /** What stands in the stream and was not looked at yet. */
@@ -91,7 +103,7 @@ const data = (fill = 1): Buffer => Buffer.alloc(4096, fill);
 
 describe('in async', () => {
   it('a write makes no promise, and neither FLUSH nor FUA waits for the mirror', async () => {
-    const { volume } = new Scene('async');
+    const { volume } = await Scene.make('async');
     expect(volume.write(0, data(), PLAIN)).toBeUndefined();
     await volume.flush();
     await volume.write(0, data(), FUA);
@@ -101,13 +113,14 @@ describe('in async', () => {
 });
 
 describe('in flush', () => {
-  it('a write makes no promise', () => {
-    expect(new Scene('flush').volume.write(0, data(), PLAIN)).toBeUndefined();
+  it('a write makes no promise', async () => {
+    const { volume } = await Scene.make('flush');
+    expect(volume.write(0, data(), PLAIN)).toBeUndefined();
   });
 
   it('a FLUSH starts both syncs at once and is answered when both are done, whichever is first', async () => {
     for (const mirrorFirst of [true, false]) {
-      const scene = new Scene('flush');
+      const scene = await Scene.make('flush');
       void scene.volume.write(0, data(), PLAIN);
       const local = scene.delay('sync');
       const flush = watch(scene.volume.flush());
@@ -129,7 +142,7 @@ describe('in flush', () => {
 
   it('a FLUSH whose local sync fails, fails, whatever the mirror has, and leaves nothing waiting', async () => {
     for (const acknowledged of [1, 0]) {
-      const scene = new Scene('flush');
+      const scene = await Scene.make('flush');
       void scene.volume.write(0, data(), PLAIN);
       scene.fail('sync');
       const flush = watch(scene.volume.flush());
@@ -140,7 +153,7 @@ describe('in flush', () => {
   });
 
   it('a FLUSH of something applied but not durable there waits', async () => {
-    const scene = new Scene('flush');
+    const scene = await Scene.make('flush');
     void scene.volume.write(0, data(), PLAIN);
     const flush = watch(scene.volume.flush());
     scene.agreement.acknowledged(1, 0);
@@ -148,7 +161,7 @@ describe('in flush', () => {
   });
 
   it('FLUSHes of many connections share one barrier and one acknowledgement', async () => {
-    const scene = new Scene('flush');
+    const scene = await Scene.make('flush');
     void scene.volume.write(0, data(), PLAIN);
     const flushes = Array.from({ length: 10 }, () => watch(scene.volume.flush()));
     expect(scene.stream().map(({ type }) => type)).toEqual([FrameType.WRITE, FrameType.BARRIER]);
@@ -167,7 +180,7 @@ describe.each(['flush', 'sync'] as const)('in %s', (mode) => {
   it.each(['write', 'zero', 'trim'] as const)(
     'a %s with FUA carries its barrier, is synced here, and waits until it is durable there, with its range free',
     async (kind) => {
-      const scene = new Scene(mode);
+      const scene = await Scene.make(mode);
       const request = watch(MUTATIONS[kind](scene.volume));
       expect(await request()).toBe('waits');
       expect(scene.stream()).toEqual([
@@ -184,7 +197,7 @@ describe.each(['flush', 'sync'] as const)('in %s', (mode) => {
   );
 
   it.each(['write', 'zero', 'trim'] as const)('a %s with FUA whose sync here fails, fails', async (kind) => {
-    const scene = new Scene(mode);
+    const scene = await Scene.make(mode);
     scene.fail('sync');
     const request = watch(MUTATIONS[kind](scene.volume));
     await turns(3);
@@ -194,14 +207,14 @@ describe.each(['flush', 'sync'] as const)('in %s', (mode) => {
   });
 
   it('a trim with FUA that could do nothing waits for nothing and syncs nothing', async () => {
-    const scene = new Scene(mode, 'continue', { canPunch: false });
+    const scene = await Scene.make(mode, 'continue', { canPunch: false });
     expect(await watch(scene.volume.trim(0, 4096, FUA))()).toBe('answered false');
     expect([scene.stream(), scene.disk.counts.sync]).toEqual([[], 0]);
   });
 
   it('a mutation that fails here fails at once, and what it left behind goes to the mirror', async () => {
     for (const options of [PLAIN, FUA]) {
-      const scene = new Scene(mode);
+      const scene = await Scene.make(mode);
       scene.fail('write');
       expect(await watch(scene.volume.write(0, data(), options))()).toBe('io-error: injected');
       expect(scene.stream()).toMatchObject([{ sequence: 1 }]);
@@ -210,7 +223,7 @@ describe.each(['flush', 'sync'] as const)('in %s', (mode) => {
   });
 
   it('nothing is under way here while requests wait for the mirror, and a stop answers them with its reason', async () => {
-    const scene = new Scene(mode);
+    const scene = await Scene.make(mode);
     const requests = [
       watch(scene.volume.write(0, data(), FUA)),
       watch(scene.volume.zero(0, 4096, { fua: true, allocate: false, fast: false })),
@@ -225,7 +238,7 @@ describe.each(['flush', 'sync'] as const)('in %s', (mode) => {
   });
 
   it('a request that fails because the mirror is left out has taken effect here and stands in the stream', async () => {
-    const scene = new Scene(mode, 'fail');
+    const scene = await Scene.make(mode, 'fail');
     const request = watch(scene.volume.write(0, data(7), FUA));
     scene.clock.advance(TIMEOUT_MS);
     await turns(3);
@@ -238,7 +251,7 @@ describe.each(['flush', 'sync'] as const)('in %s', (mode) => {
 
 describe('in sync', () => {
   it('a write waits until the mirror has applied it, and its range is free meanwhile', async () => {
-    const scene = new Scene('sync');
+    const scene = await Scene.make('sync');
     const first = watch(scene.volume.write(0, data(1), PLAIN));
     const second = watch(scene.volume.write(0, data(2), PLAIN));
     expect([scene.lock.holdCount, scene.stream().map(({ sequence }) => sequence)]).toEqual([0, [1, 2]]);
@@ -250,7 +263,7 @@ describe('in sync', () => {
   });
 
   it('a write that the disk does not finish at once waits by its own sequence', async () => {
-    const scene = new Scene('sync');
+    const scene = await Scene.make('sync');
     const slow = scene.delay('write');
     const first = watch(scene.volume.write(0, data(1), PLAIN));
     scene.disk.hook = undefined;
@@ -265,7 +278,7 @@ describe('in sync', () => {
   });
 
   it('zeroes and trims wait likewise; a trim that did nothing does not', async () => {
-    const scene = new Scene('sync');
+    const scene = await Scene.make('sync');
     const zero = watch(scene.volume.zero(0, 4096, { fua: false, allocate: false, fast: false }));
     const trim = watch(scene.volume.trim(8192, 4096, PLAIN));
     const nothing = watch(scene.volume.trim(1, 512, PLAIN));
@@ -275,7 +288,7 @@ describe('in sync', () => {
   });
 
   it('32 writes in flight are all in the stream before the first is acknowledged, and one acknowledgement answers them', async () => {
-    const scene = new Scene('sync');
+    const scene = await Scene.make('sync');
     const writes = Array.from({ length: 32 }, (_, index) => watch(scene.volume.write(index * 4096, data(), PLAIN)));
     expect(scene.stream()).toHaveLength(32);
     scene.agreement.acknowledged(32, 0);
