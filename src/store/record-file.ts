@@ -5,6 +5,10 @@
  * whatever a power cut leaves, one slot is whole. Reading takes the whole slot with the highest counter. The file
  * itself appears by FileSystem.replaceFile, so it is never seen half made.
  *
+ * Opening it settles what the page cache shows and the medium may not hold: a slot whose process was killed before its
+ * sync is made durable, one that a failed sync gave up is forgotten. Otherwise the next version would go over the only
+ * slot that is durable, and a power cut in it leave none.
+ *
  * Slot (SLOT_SIZE bytes, little-endian):
  *
  * | offset | size | field                                             |
@@ -86,20 +90,30 @@ export class RecordFile {
   }
 
   /**
-   * Opens the record and reads its current content; undefined when the file does not exist.
-   * Failures: `state-corrupt` when neither slot is whole, or of another kind or version.
+   * Opens the record and reads its current content, which is durable on return; undefined when the file does not exist.
+   * Failures: `state-corrupt` when neither slot is whole, or of another kind or version; those of the disk.
    */
   static async open(
     files: FileSystem,
     kind: RecordKind,
     path: string,
   ): Promise<{ file: RecordFile; content: Buffer } | undefined> {
-    const best = await RecordFile.read(files, kind, path);
-    if (best === undefined) return undefined;
-    return { file: new RecordFile(kind, await files.openState(path), best.counter), content: best.content };
+    if ((await files.exists(path)) === undefined) return undefined;
+    const disk = await files.openState(path);
+    try {
+      await disk.sync();
+      await disk.dropCache();
+      const bytes = Buffer.alloc(SLOT_SIZE * SLOT_COUNT);
+      await disk.read(bytes, 0);
+      const { counter, content } = currentIn(kind, bytes, path);
+      return { file: new RecordFile(kind, disk, counter), content };
+    } catch (error) {
+      await disk.close();
+      throw error;
+    }
   }
 
-  /** Reads the current content and changes nothing; otherwise like `open`. */
+  /** Reads the current content as the cache shows it, and changes nothing; otherwise like `open`. */
   static async read(
     files: FileSystem,
     kind: RecordKind,
@@ -107,13 +121,7 @@ export class RecordFile {
   ): Promise<{ counter: number; content: Buffer } | undefined> {
     const bytes = await files.readFile(path, SLOT_SIZE * SLOT_COUNT);
     if (bytes === undefined) return undefined;
-    let best: { counter: number; content: Buffer } | undefined;
-    for (let index = 0; index < SLOT_COUNT; index += 1) {
-      const slot = decodeSlot(kind, bytes.subarray(index * SLOT_SIZE, (index + 1) * SLOT_SIZE));
-      if (slot !== undefined && (best === undefined || slot.counter > best.counter)) best = slot;
-    }
-    if (best === undefined) throw new Failure('state-corrupt', `no whole record in ${path}`);
-    return best;
+    return currentIn(kind, bytes, path);
   }
 
   /** Creates the record with its first content; durable on return. */
@@ -142,6 +150,17 @@ export class RecordFile {
     await this.#writing;
     await this.#disk.close();
   }
+}
+
+/** The whole slot with the highest counter. */
+function currentIn(kind: RecordKind, bytes: Buffer, path: string): { counter: number; content: Buffer } {
+  let best: { counter: number; content: Buffer } | undefined;
+  for (let index = 0; index < SLOT_COUNT; index += 1) {
+    const slot = decodeSlot(kind, bytes.subarray(index * SLOT_SIZE, (index + 1) * SLOT_SIZE));
+    if (slot !== undefined && (best === undefined || slot.counter > best.counter)) best = slot;
+  }
+  if (best === undefined) throw new Failure('state-corrupt', `no whole record in ${path}`);
+  return best;
 }
 
 function slotOffset(counter: number): number {

@@ -182,6 +182,48 @@ describe('a record file', () => {
     }
   });
 
+  it('that a killed process wrote and did not sync is durable before it counts', async () => {
+    const files = new MemoryFiles();
+    const file = await RecordFile.create(files, KIND, PATH, Buffer.from('synced'));
+    await file.close();
+    const { disk } = files.file(PATH);
+    void disk.write(encodeSlot(KIND, 2, Buffer.from('written')), 0);
+    expect(decodeSlot(KIND, disk.durableContent().subarray(0, SLOT_SIZE))).toBeUndefined();
+    expect(await contentOf(files)).toBe('written');
+    expect(decodeSlot(KIND, disk.durableContent().subarray(0, SLOT_SIZE))?.content.toString()).toBe('written');
+  });
+
+  it('of which a failed sync has lost the newest is as the medium holds it', async () => {
+    const files = new MemoryFiles();
+    const file = await RecordFile.create(files, KIND, PATH, Buffer.from('held'));
+    const { disk } = files.file(PATH);
+    disk.hook = (call) => {
+      if (call === 'sync') throw new Failure('io-error', 'injected');
+    };
+    await expect(file.write(Buffer.from('lost'))).rejects.toThrow('injected');
+    await file.close();
+    disk.hook = undefined;
+    expect(await contentOf(files)).toBe('held');
+    // The slot that is durable is not the one that the next version goes to.
+    const again = (await RecordFile.open(files, KIND, PATH))!;
+    disk.hook = (call) => {
+      if (call === 'sync') throw new Failure('io-error', 'injected');
+    };
+    await expect(again.file.write(Buffer.from('torn'))).rejects.toThrow('injected');
+    await again.file.close();
+    expect(decodeSlot(KIND, disk.durableContent().subarray(SLOT_SIZE))?.content.toString()).toBe('held');
+  });
+
+  it('whose disk fails is not opened, and left closed', async () => {
+    const files = new MemoryFiles();
+    await (await RecordFile.create(files, KIND, PATH, Buffer.from('one'))).close();
+    files.file(PATH).disk.hook = (call) => {
+      if (call === 'sync') throw new Failure('io-error', 'injected');
+    };
+    await expect(RecordFile.open(files, KIND, PATH)).rejects.toThrow('injected');
+    expect(files.openCount).toBe(0);
+  });
+
   it('writes one after the other, each durable before the next touches the file', async () => {
     const files = new MemoryFiles();
     const file = await RecordFile.create(files, KIND, PATH, Buffer.from('0'));
