@@ -4,7 +4,7 @@
  * An epoch is durable before the first operation of the next touches the image: the applier waits for `barrier`.
  */
 import type { ImageParts } from './image-state.ts';
-import type { Descent } from './session-start.ts';
+import type { Descent } from './session-facts.ts';
 import type { Target } from './target.ts';
 
 export class DirectTarget implements Target {

@@ -279,7 +279,7 @@ export class MirrorExport {
         ...position,
         fresh: image === undefined,
         seeded: image?.state.seeded ?? false,
-        replicaId: image?.state.replicaId ?? (this.#replicaId ??= this.#world.random.bytes(ID_SIZE)),
+        replicaId: image?.state.replicaId ?? this.#futureReplicaId(),
         generation: image?.state.generation ?? NO_ID,
         checkpoint: image?.state.checkpoint ?? 0,
         size: image?.disk.size ?? 0,
@@ -307,6 +307,12 @@ export class MirrorExport {
     const objection = objectionTo(begin, hello, image, position);
     if (objection !== undefined) throw new Failure('frame-invalid', objection);
     return begin;
+  }
+
+  /** The id that the image will get, while there is none. */
+  #futureReplicaId(): Buffer {
+    this.#replicaId ??= this.#world.random.bytes(ID_SIZE);
+    return this.#replicaId;
   }
 
   async #stagingRoom(image: MirrorImage | undefined): Promise<number> {

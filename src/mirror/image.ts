@@ -36,14 +36,8 @@ import {
   isInPlace,
   openImageFiles,
 } from './open-image.ts';
-import {
-  type Descent,
-  descentOf,
-  goesOnWith,
-  type ImagePosition,
-  isFollowed,
-  positionSeenBy,
-} from './session-start.ts';
+import { completed, factsOf, type SessionFacts } from './session-facts.ts';
+import { goesOnWith, type ImagePosition, isFollowed, positionSeenBy } from './session-start.ts';
 import { StagedRun } from './staged-run.ts';
 import { stagingDirectory, stagingRoom } from './staging-room.ts';
 import type { Target } from './target.ts';
@@ -54,19 +48,10 @@ export class MirrorImage {
   #run: StagedRun | undefined;
   /** Files of a staged run may be there, though none is held. */
   #leftovers = false;
-  /** The positions of the image are in a run that is not the primary's. */
-  #foreign = false;
-  /** Operations up to here may be in the image already: a staged run must not end before. */
-  #sentMax = 0;
-  /** The highest version of its map that the primary of this session has told. */
-  #mapVersion = 0;
   /** What was found at the opening that made the position mean nothing. */
   #strangeness: string | undefined;
-  /** A session has begun and not ended. */
-  #inSession = false;
-  /** The session compares everything that it has not compared before: its map version counts, even a lower one. */
-  #comparing = false;
-  #outcome: Descent = { generation: NO_ID, run: NO_ID, parentRun: NO_ID, parentSequence: 0 };
+  /** The session that writes to the image. */
+  #session: SessionFacts | undefined;
 
   private constructor(world: World, log: Log, files: ImageFiles, rules: StagingRules) {
     const state = new ImageState(world, files.file);
@@ -178,7 +163,8 @@ export class MirrorImage {
     const { applied, durable, recorded } = this;
     const staged = run?.staged ?? 0;
     const stagedSize = run?.stagedSize ?? 0;
-    if (run !== undefined && this.#foreign) return { applied: 0, durable: 0, recorded: 0, staged, stagedSize };
+    if (run !== undefined && this.#session?.foreign === true)
+      return { applied: 0, durable: 0, recorded: 0, staged, stagedSize };
     return { applied, durable, recorded, staged, stagedSize };
   }
 
@@ -200,7 +186,6 @@ export class MirrorImage {
     await this.#run.finish();
     this.#run = undefined;
     this.#leftovers = false;
-    this.#foreign = false;
   }
 
   /**
@@ -209,54 +194,48 @@ export class MirrorImage {
    */
   async begin(hello: Hello, begin: Begin): Promise<void> {
     assert(this.#run?.committed !== true, 'a committed run is copied before a session begins');
-    this.#mapVersion = hello.mapVersion;
-    this.#comparing = begin.kind === BeginKind.RESCAN || begin.kind === BeginKind.SEEDING;
-    this.#outcome = descentOf(hello);
-    this.#foreign = false;
+    const session = factsOf(hello, begin, this.positionFor(hello));
     this.#parts.positions.sessionBegan();
-    await this.#recordMapVersion();
-    if (isStaged(begin.kind)) await this.#beginStaged(hello, begin);
-    else if (begin.kind === BeginKind.CATCH_UP) await this.#beginCatchUp(begin);
-    else await this.#beginSeeding(hello, begin);
-    this.#inSession = true;
+    await this.#recordMapVersion(session.mapVersion);
+    if (isStaged(begin.kind)) await this.#beginStaged(hello, begin, session);
+    else if (begin.kind === BeginKind.CATCH_UP) await this.#beginCatchUp(begin, session);
+    else await this.#beginSeeding(hello, begin, session);
+    this.#session = session;
     this.#parts.world.points.reached('mirror-session-recorded');
   }
 
   /** STAGE in the stream: a staged run begins here, behind the operation with that sequence, the last one applied. */
   async stage(id: Buffer, sequence: number): Promise<void> {
-    if (this.#run !== undefined || !this.state.consistent) {
+    const session = this.#session;
+    if (session === undefined || this.#run !== undefined || !this.state.consistent) {
       throw new Failure('frame-invalid', 'a staged run inside another, or over an image that is not consistent');
     }
     // What the commit relies on must not be lost when the power goes in its middle.
     await this.#direct.record();
-    await this.#createRun(id, this.disk.size, sequence, false);
+    await this.#createRun(session, id, this.disk.size, sequence, false);
   }
 
   /** The checkpoint that completes what was begun. Everything is at `sequence` afterwards, durably. */
   async complete(number: number, sequence: number): Promise<void> {
-    const run = this.#run;
-    if (sequence < this.#sentMax) {
-      throw new Failure(
-        'frame-invalid',
-        `a staged run that ends at ${sequence}, before what may be in the image already`,
-      );
+    const [run, session] = [this.#run, this.#session];
+    assert(session !== undefined, 'a session completes what it has begun');
+    if (sequence < session.sentMax) {
+      throw new Failure('frame-invalid', `a staged run ends at ${sequence}: later operations may be in the image`);
     }
     if (run === undefined) {
-      await this.#direct.complete(number, sequence, this.#comparing ? this.#mapVersion : undefined);
+      await this.#direct.complete(number, sequence, session.comparing ? session.mapVersion : undefined);
     } else {
       await run.complete(number, sequence);
       this.#run = undefined;
       this.#leftovers = false;
     }
-    this.#comparing = false;
-    this.#foreign = false;
-    this.#sentMax = 0;
+    completed(session);
   }
 
   /** The primary's map has that version: durable on return, never lower than before. */
   async sawMapVersion(version: number): Promise<void> {
-    this.#mapVersion = Math.max(this.#mapVersion, version);
-    await this.#recordMapVersion();
+    if (this.#session !== undefined) this.#session.mapVersion = Math.max(this.#session.mapVersion, version);
+    await this.#recordMapVersion(version);
   }
 
   /** False when the image or its state was deleted, moved or replaced under our hands: what we write goes nowhere. */
@@ -281,9 +260,8 @@ export class MirrorImage {
    */
   async sessionEnded(sound: boolean): Promise<void> {
     const run = this.#run;
-    const began = this.#inSession;
-    this.#inSession = false;
-    this.#sentMax = 0;
+    const began = this.#session !== undefined;
+    this.#session = undefined;
     if (run === undefined) {
       // Without a session the position is as old as it was.
       if (sound && began) await this.#direct.record();
@@ -334,30 +312,27 @@ export class MirrorImage {
     }
   }
 
-  async #beginCatchUp(begin: Begin): Promise<void> {
+  async #beginCatchUp(begin: Begin, { descent }: SessionFacts): Promise<void> {
     const { positions } = this.#parts;
     await this.dropRun();
     assert(begin.sequence === positions.applied, 'catch-up goes on after what was applied');
     const whole = positions.exact || begin.sentMax <= begin.sequence;
     assert(whole, 'an image that is not exact is caught up by a staged run');
-    await this.#direct.catchUp(this.#outcome);
+    await this.#direct.catchUp(descent);
   }
 
-  async #beginSeeding(hello: Hello, begin: Begin): Promise<void> {
+  async #beginSeeding(hello: Hello, begin: Begin, { descent }: SessionFacts): Promise<void> {
     await this.dropRun();
     if (hello.size > this.disk.size) await this.disk.resize(hello.size);
     await this.#direct.sync();
     await this.#dropLies();
     const known = isFollowed(relate(hello, this.state, this.applied)) && begin.sequence >= this.applied;
     // Where the run is known the number stays: an older copy of this image still has an older one.
-    await this.#direct.seed(this.#outcome, begin.sequence, known ? this.state.checkpoint : 0);
+    await this.#direct.seed(descent, begin.sequence, known ? this.state.checkpoint : 0);
   }
 
-  async #beginStaged(hello: Hello, begin: Begin): Promise<void> {
+  async #beginStaged(hello: Hello, begin: Begin, session: SessionFacts): Promise<void> {
     const { positions } = this.#parts;
-    const position = this.positionFor(hello);
-    this.#foreign = !isFollowed(relate(hello, position, position.resumeAfter));
-    this.#sentMax = begin.kind === BeginKind.CATCH_UP_STAGED && !positions.exact ? begin.sentMax : 0;
     if (positions.recorded < positions.applied) await this.#direct.record();
     else await this.#direct.sync();
     // What a digest reads must be what the medium holds, not what a failed sync has left in the cache.
@@ -365,22 +340,23 @@ export class MirrorImage {
     const run = this.#run;
     if (run !== undefined && goesOnWith(run, begin) && run.size === hello.size) {
       run.setApplied(begin.sequence);
-      this.#join(run);
+      this.#join(run, session);
       return;
     }
     await this.dropRun();
-    await this.#createRun(begin.stagingId, hello.size, begin.sequence, begin.kind === BeginKind.CATCH_UP_STAGED);
+    const inOrder = begin.kind === BeginKind.CATCH_UP_STAGED;
+    await this.#createRun(session, begin.stagingId, hello.size, begin.sequence, inOrder);
   }
 
-  async #createRun(id: Buffer, size: number, sequence: number, inOrder: boolean): Promise<void> {
+  async #createRun(session: SessionFacts, id: Buffer, size: number, sequence: number, inOrder: boolean): Promise<void> {
     this.#leftovers = true;
     this.#run = await StagedRun.create(this.#parts, Buffer.from(id), size, sequence, inOrder);
-    this.#join(this.#run);
+    this.#join(this.#run, session);
   }
 
-  #join(run: StagedRun): void {
-    const mapVersion = () => (this.#comparing ? this.#mapVersion : this.state.mapVersion);
-    run.join({ ...this.#outcome, mapVersion });
+  #join(run: StagedRun, session: SessionFacts): void {
+    const mapVersion = () => (session.comparing ? session.mapVersion : this.state.mapVersion);
+    run.join({ ...session.descent, mapVersion });
   }
 
   async #dropLies(): Promise<void> {
@@ -389,9 +365,9 @@ export class MirrorImage {
     this.#parts.positions.cacheDropped();
   }
 
-  async #recordMapVersion(): Promise<void> {
-    if (this.#mapVersion <= this.state.mapVersion) return;
-    await this.#parts.state.patch({ mapVersion: this.#mapVersion });
+  async #recordMapVersion(mapVersion: number): Promise<void> {
+    if (mapVersion <= this.state.mapVersion) return;
+    await this.#parts.state.patch({ mapVersion });
     this.#parts.world.points.reached('mirror-map-version-recorded');
   }
 

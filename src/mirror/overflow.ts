@@ -7,7 +7,7 @@ import { formatSize } from '../base/units.ts';
 import type { Staging } from '../store/staging.ts';
 import { yielding } from './commit.ts';
 import type { ImageParts } from './image-state.ts';
-import type { Descent } from './session-start.ts';
+import type { Descent } from './session-facts.ts';
 import { NO_POSITION } from './staging-room.ts';
 
 /** What the image becomes when the run is complete, but for the position. */

@@ -14,21 +14,6 @@ export interface ImagePosition extends Lineage {
   readonly recorded: number;
 }
 
-/** What an image becomes whose content is that primary's. */
-export interface Descent extends Lineage {
-  readonly generation: Buffer;
-}
-
-/** In buffers of its own. */
-export function descentOf(hello: Hello): Descent {
-  return {
-    generation: Buffer.from(hello.generation),
-    run: Buffer.from(hello.run),
-    parentRun: Buffer.from(hello.parentRun),
-    parentSequence: hello.parentSequence,
-  };
-}
-
 /** What a mirror says that has no image yet. */
 export const NOWHERE: ImagePosition = {
   consistent: false,
