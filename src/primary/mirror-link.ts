@@ -270,6 +270,9 @@ export class MirrorLink {
       introduction: { ...this.#settings.introduction, mode: this.#agreement.mode },
       own: this.#own,
       stagingNeeded: this.#stagingNeeded,
+      staging: () => {
+        this.#staged = true;
+      },
       moved: (event) => this.#move(event),
     });
   }

@@ -50,6 +50,8 @@ export interface OpeningParts {
   readonly own: Own;
   /** Bytes that a staged run is known to need: with less room on the mirror it is not tried again. */
   readonly stagingNeeded: number;
+  /** What follows is a staged run: the mirror does not count, whatever the state is called. */
+  staging(): void;
   moved(event: Extract<SessionEvent, 'resumed' | 'scope-needed' | 'seeding-admitted' | 'rescan-admitted'>): void;
 }
 
@@ -102,6 +104,7 @@ async function begin(parts: OpeningParts, welcome: Welcome): Promise<Begun> {
   await ledger.start();
   const decision = decide(own, welcome, replica);
   if (decision.kind === 'catch-up') {
+    if (decision.staged) parts.staging();
     parts.moved('resumed');
     replica.beginCatchUp(decision.after, decision.staged ? parts.random.bytes(ID_SIZE) : undefined);
     send(parts, decision.staged ? BeginKind.CATCH_UP_STAGED : BeginKind.CATCH_UP, decision.after);
@@ -110,6 +113,7 @@ async function begin(parts: OpeningParts, welcome: Welcome): Promise<Begun> {
   }
   const { kind } = replica.stagedRun;
   if (decision.kind === 'resume-staged' && kind !== 'rescan') {
+    parts.staging();
     parts.moved('resumed');
     send(parts, BeginKind.CATCH_UP_STAGED, replica.resumeStaged(decision.after));
     log.info({ after: decision.after }, 'connected: the staged run goes on');

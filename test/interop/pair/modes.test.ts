@@ -5,12 +5,13 @@ import { expect, test } from 'vitest';
 import { isFailure } from '../../../src/base/failure.ts';
 import type { Mode, OnMirrorLoss } from '../../../src/base/mode.ts';
 import { MIB } from '../../../src/base/units.ts';
-import { type Frame, FrameType } from '../../../src/link/frame.ts';
+import { FRAME_COMPLETE, type Frame, FrameType } from '../../../src/link/frame.ts';
+import { BeginKind, decodeHello, encodeWelcome } from '../../../src/link/messages.ts';
 import type { AgreementSettings } from '../../../src/primary/agreement.ts';
 import { Faults, faultyFiles } from '../../support/faulty-files.ts';
 import { memoryLog } from '../../support/memory-log.ts';
 import { Pair } from '../../support/pair.ts';
-import { ackOf, FakeMirror, type RawPeer } from '../../support/raw-link.ts';
+import { ackOf, FakeMirror, NOTHING_YET, type RawPeer } from '../../support/raw-link.ts';
 
 const LONG_MS = 600_000;
 
@@ -191,6 +192,54 @@ test('a rescan does not count: requests wait for its end, which answers them', a
   await pair.write(5, Buffer.from(data));
   expect([stateOf(pair), imageHolds(pair, 5, data)]).toEqual(['agreeing', true]);
   expect(pair.link.lastRescan).toBeDefined();
+});
+
+test('a mirror that stopped uncleanly counts only once what it catches up on is committed', async () => {
+  const { log, lines } = memoryLog();
+  const pair = await Pair.make({ log, primary: { agreement: agreement('flush', 'fail', 300) } });
+  const replicaId = randomBytes(16);
+  let unclean = false;
+  const statesAtCommit: unknown[] = [];
+  const back = (): number => lines.filter(({ message }) => message.includes('mirror is back')).length;
+  const fake = await FakeMirror.listen(pair.key, (frame, peer, { hellos }) => {
+    if (frame.type === FrameType.HELLO && unclean) {
+      // It takes its time to start again.
+      if (stateOf(pair) !== 'failing') {
+        peer.destroy();
+        return true;
+      }
+      const { run, generation, size, mapVersion } = hellos.at(-1)!;
+      const position = { run, generation, size, mapVersion, resumeAfter: 1, recorded: 1, checkpoint: 1 };
+      peer.send(
+        encodeWelcome({ ...NOTHING_YET, ...position, fresh: false, seeded: true, consistent: true, replicaId }),
+      );
+      return true;
+    }
+    if (frame.type === FrameType.HELLO) {
+      hellos.push(decodeHello(frame));
+      peer.send(encodeWelcome({ ...NOTHING_YET, replicaId }));
+      return true;
+    }
+    if (frame.type === FrameType.CHECKPOINT && unclean && (frame.flags & FRAME_COMPLETE) !== 0)
+      statesAtCommit.push([stateOf(pair), back()]);
+    return false;
+  });
+  await pair.startPrimary({ mirror: fake.address });
+  await pair.untilInStep();
+  await pair.write(0, randomBytes(4096));
+  await pair.untilInStep();
+  // The first seeding may have taken too long as well.
+  const backBefore = back();
+  unclean = true;
+  fake.peers.at(-1)!.destroy();
+  await pair.write(8192, randomBytes(4096));
+  await expect(pair.primary!.volume.flush()).rejects.toMatchObject({ code: 'io-error' });
+  await pair.until('staged', () =>
+    fake.seen.some((frame) => frame.type === FrameType.BEGIN && frame.flags === BeginKind.CATCH_UP_STAGED),
+  );
+  await pair.until('back', () => stateOf(pair) === 'agreeing');
+  expect(statesAtCommit).toEqual([['failing', backBefore]]);
+  await pair.primary!.volume.flush();
 });
 
 test('a stop does not hang on requests that wait for a mirror: they get their reason', async () => {
