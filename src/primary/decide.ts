@@ -52,8 +52,8 @@ export function decide(own: Own, welcome: Welcome, replica: Replica): Decision {
   if (!welcome.generation.equals(own.generation)) {
     throw new Failure('generation-newer', 'the mirror belongs to another generation of this volume');
   }
-  if (own.rescanAll) return EVERYTHING;
   if (replica.mayResumeStaged(welcome)) return { kind: 'resume-staged', after: welcome.stagedSequence };
+  if (own.rescanAll) return EVERYTHING;
   const place = placeOf(own, welcome);
   if (place === undefined) return EVERYTHING;
   if (place.inOwnOrder && place.sequence > replica.sequence) {
@@ -72,14 +72,13 @@ export function decide(own: Own, welcome: Welcome, replica: Replica): Decision {
   // What another start of this disk has left in the image beyond the common trunk, nobody here knows.
   const known = welcome.exact || ours(own, welcome.run);
   if (!known) return EVERYTHING;
-  const resumable = place.inOwnOrder && replica.keeping && replica.holdsAfter(place.sequence);
+  const covered = place.inOwnOrder && replica.marks.coverFrom(place.sequence, welcome.checkpoint);
+  const resumable = covered && replica.keeping && replica.holdsAfter(place.sequence);
   if (resumable && replica.inOrder && welcome.consistent) {
     return { kind: 'catch-up', after: place.sequence, staged: !welcome.exact };
   }
   const resumeAfter = resumable ? place.sequence : undefined;
-  if (place.inOwnOrder && replica.marks.coverFrom(place.sequence, welcome.checkpoint)) {
-    return { kind: 'compare', scope: 'marks', resumeAfter };
-  }
+  if (covered) return { kind: 'compare', scope: 'marks', resumeAfter };
   if (covers(own, replica.regions.cleared, place, welcome.checkpoint))
     return { kind: 'compare', scope: 'map', resumeAfter };
   return EVERYTHING;

@@ -1,14 +1,17 @@
 /**
- * One primary and one mirror as plain arrays of cells, around a real Replica, Marks, Window and decide: what the
- * sessions, the stream and the passes of a rescan do is done here step by step, in any order that the seed brings.
+ * One primary and one mirror as plain arrays of cells, around a real Replica with its marks and its window, and decide:
+ * what sessions, the stream, staged runs and the passes of a rescan do is done here step by step, in any order that the
+ * seed brings.
  *
  * A cell holds one of few values, so that it often comes back to what it was. What is checked after every step:
  *
- * - G4: a cell that differs from the mirror's image lies under an operation in the window or in a marked region, or
- *   belongs to an operation that has not entered the stream yet.
- * - G2: while the mirror calls its image consistent, it is what the primary was after `applied`. (After a crash only once
- *   everything that was ever sent has been applied again.)
- * - The mirror's own checks: sequences without gaps outside a rescan, never backwards.
+ * - G4: a cell that differs from the mirror's image lies in a region that is set in the dirty map and that nothing allows
+ *   to be cleared: marked, mended in a staged run only, or with an operation that the mirror has not recorded; or it
+ *   belongs to an operation that has not entered the stream yet. One that differs from the mirror's *view* lies under an
+ *   operation in the window or in a marked region.
+ * - G2, G3: while the mirror calls its image consistent and exact, it is what the primary was after `applied`, also while
+ *   a staged run is open.
+ * - The mirror's own checks: sequences without gaps outside of staged runs and seedings, never backwards.
  */
 import { assert } from '../../../src/base/assert.ts';
 import type { Bitmap } from '../../../src/base/bitmap.ts';
@@ -16,9 +19,9 @@ import { NO_ID } from '../../../src/base/bytes.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { FRAME_BARRIER, FRAME_COMPLETE, FRAME_REPAIR, FrameType, type FrameTypeCode } from '../../../src/link/frame.ts';
 import { decide } from '../../../src/primary/decide.ts';
-import { Replica } from '../../../src/primary/replica.ts';
+import type { Replica } from '../../../src/primary/replica.ts';
 import { ENTRY_OVERHEAD_SIZE } from '../../../src/primary/window.ts';
-import { ManualClock } from '../../support/manual-clock.ts';
+import { REPLICA_ID, type ReplicaParts, RUN, replicaParts } from './replica-parts.ts';
 
 const CELL_SIZE = 256 * KIB;
 const CELL_COUNT = 18;
@@ -27,7 +30,7 @@ const SIZE = CELL_COUNT * CELL_SIZE;
 const WINDOW_OPERATIONS = 10;
 const OWN = {
   generation: Buffer.alloc(16, 1),
-  run: Buffer.alloc(16, 2),
+  run: RUN,
   parentRun: NO_ID,
   parentSequence: 0,
   earlierRuns: [],
@@ -62,9 +65,18 @@ interface Batch {
   remote: number[] | undefined;
 }
 
+/** What the mirror keeps beside its image: what is in it, and what of it would survive a crash. */
+interface Staged {
+  readonly id: Buffer;
+  readonly kind: 'rescan' | 'catch-up';
+  cells: Map<number, number>;
+  position: number;
+  durable: { cells: Map<number, number>; position: number; checkpoint: number };
+}
+
 interface Checkpoint {
   readonly number: number;
-  readonly kind: 'between' | 'last' | 'complete';
+  readonly kind: 'between' | 'last' | 'complete' | 'commit';
   readonly ranges: readonly { from: number; end: number }[];
 }
 
@@ -73,6 +85,7 @@ type Random = (limit: number) => number;
 export class ReplicaModel {
   readonly #random: Random;
   readonly #load: number;
+  readonly #parts: ReplicaParts;
   readonly replica: Replica;
   readonly local: number[] = new Array<number>(CELL_COUNT).fill(0);
   #sequence = 0;
@@ -83,13 +96,17 @@ export class ReplicaModel {
 
   image: number[] = new Array<number>(CELL_COUNT).fill(0);
   #durable: number[] = [...this.image];
+  #staged: Staged | undefined;
   #applied = 0;
   #recorded = 0;
-  #exactFrom = 0;
+  /** Nothing beyond `#applied` can be in the image. */
+  #exact = true;
   #consistent = false;
   #seeded = false;
   #mirrorCheckpoint = 0;
-  #backup: { image: number[]; recorded: number; consistent: boolean; checkpoint: number } | undefined;
+  #backup:
+    | { image: number[]; recorded: number; consistent: boolean; checkpoint: number; staged: Staged | undefined }
+    | undefined;
   /** The image is an older copy, and the primary has not met it yet: it cannot know. */
   #restored = false;
 
@@ -99,23 +116,45 @@ export class ReplicaModel {
   #passApplied = false;
   #pass: Pass | undefined;
   #rescanDue = false;
+  /** A staged catch-up is to be completed. */
+  #commitDue = false;
+  #ids = 0;
   #checkpoints: Checkpoint[] = [];
   #done: { number: number; sequence: number }[] = [];
   #numbers = 0;
 
-  readonly seen = { passes: 0, overruns: 0, catchUps: 0, rescans: 0, completions: 0, crashes: 0, restores: 0, left: 0 };
+  readonly seen = {
+    passes: 0,
+    overruns: 0,
+    catchUps: 0,
+    stagedCatchUps: 0,
+    rescans: 0,
+    resumes: 0,
+    completions: 0,
+    crashes: 0,
+    stagedLost: 0,
+    restores: 0,
+    left: 0,
+  };
 
   /** `load`: how busy the clients are, in percent; at 100 the window overruns all the time. */
-  constructor(random: Random, inStep: boolean, load: number) {
+  static async make(random: Random, inStep: boolean, load: number): Promise<ReplicaModel> {
+    const windowSize = WINDOW_OPERATIONS * (ENTRY_OVERHEAD_SIZE + 1);
+    return new ReplicaModel(random, await replicaParts({ size: SIZE, windowSize, inOrder: inStep }), inStep, load);
+  }
+
+  private constructor(random: Random, parts: ReplicaParts, inStep: boolean, load: number) {
     this.#random = random;
     this.#load = load;
-    this.replica = new Replica(new ManualClock(), SIZE, WINDOW_OPERATIONS * (ENTRY_OVERHEAD_SIZE + 1), 0, 0, inStep);
+    this.#parts = parts;
+    this.replica = parts.replica;
     this.#consistent = inStep;
     this.#seeded = inStep;
     if (!inStep) this.image = this.image.map(() => random(3));
     this.#durable = [...this.image];
     this.replica.listen({
       appended: () => undefined,
+      mergedReady: () => undefined,
       overran: () => {
         this.seen.overruns += 1;
         this.disconnect();
@@ -124,7 +163,8 @@ export class ReplicaModel {
   }
 
   get inStep(): boolean {
-    return this.#connected && this.#consistent && !this.#rescanDue && this.#applied === this.#sequence;
+    const due = this.#rescanDue || this.#commitDue || this.#staged !== undefined;
+    return this.#connected && this.#consistent && !due && this.#applied === this.#sequence;
   }
 
   /** One step, drawn by chance; what is impossible at present does nothing. */
@@ -178,10 +218,10 @@ export class ReplicaModel {
     this.#pending = undefined;
     this.#sequence += 1;
     this.#history.push([...this.local]);
-    const data = pending.type === FrameType.ZERO ? undefined : Uint8Array.of(this.local[pending.first]!);
+    const data = Uint8Array.of(this.local[pending.first]!);
     const { usedSize } = this.replica.window;
     const [offset, length] = [pending.first * CELL_SIZE, pending.count * CELL_SIZE];
-    this.replica.append(pending.type, this.#sequence, offset, length, data, this.#random(6) === 0);
+    this.#parts.write(offset, length, this.#random(6) === 0, data, pending.type);
     if (this.#pass !== undefined && this.replica.window.usedSize === usedSize) this.seen.left += 1;
   }
 
@@ -195,65 +235,100 @@ export class ReplicaModel {
     if (entry.remark) this.replica.window.releaseRemark(entry);
   }
 
+  /** What the mirror reads where it is asked for digests. */
+  #viewed(cell: number): number {
+    return this.#staged?.cells.get(cell) ?? this.image[cell]!;
+  }
+
   /** The mirror takes the next frame of the stream. */
   apply(): void {
     const frame = this.#stream.shift();
     if (frame === undefined) return;
+    const staged = this.#staged;
+    const position = staged?.position ?? this.#applied;
     const repair = (frame.flags & FRAME_REPAIR) !== 0;
+    const inOrder = staged === undefined ? this.#consistent : staged.kind === 'catch-up';
     if (frame.type === FrameType.WRITE || frame.type === FrameType.ZERO) {
-      const expected = this.#applied + (repair ? 0 : 1);
-      assert(frame.sequence >= expected, `operation ${frame.sequence} after ${this.#applied}`);
-      if (!repair && this.#consistent) assert(frame.sequence === expected, `a gap before operation ${frame.sequence}`);
+      const expected = position + (repair ? 0 : 1);
+      assert(frame.sequence >= expected, `operation ${frame.sequence} after ${position}`);
+      if (!repair && inOrder) assert(frame.sequence === expected, `a gap before operation ${frame.sequence}`);
       const first = frame.offset / CELL_SIZE;
       for (let index = 0; index < frame.length / CELL_SIZE; index += 1) {
-        this.image[first + index] = frame.data?.[Math.min(index, frame.data.length - 1)] ?? 0;
+        const value = frame.data?.[Math.min(index, frame.data.length - 1)] ?? 0;
+        if (staged === undefined) this.image[first + index] = value;
+        else staged.cells.set(first + index, value);
       }
-      if (!repair) this.#applied = frame.sequence;
-      if ((frame.flags & FRAME_BARRIER) !== 0) this.#placed(frame.sequence);
+      if (!repair) this.#move(frame.sequence);
     } else if (frame.type === FrameType.BARRIER) {
-      this.#placed(frame.sequence);
-      this.#applied = frame.sequence;
+      this.#placed(frame.sequence, position, inOrder);
+      this.#move(frame.sequence);
     } else if (frame.type === FrameType.PASS) {
       this.#passApplied = true;
-    } else {
-      this.#placed(frame.sequence);
-      const complete = (frame.flags & FRAME_COMPLETE) !== 0;
-      if (complete) this.#applied = frame.sequence;
-      this.#mirrorCheckpoint = frame.offset;
-      if (complete) this.#consistent = true;
-      if (complete) this.#seeded = true;
+    } else if (frame.type === FrameType.CHECKPOINT) {
+      this.#placed(frame.sequence, position, inOrder);
+      this.#move(frame.sequence);
+      if ((frame.flags & FRAME_COMPLETE) !== 0) this.#complete();
+      if (this.#staged === undefined) this.#mirrorCheckpoint = frame.offset;
+      else this.#staged.durable.checkpoint = frame.offset;
       this.record();
       this.#done.push({ number: frame.offset, sequence: frame.sequence });
     }
   }
 
-  #placed(sequence: number): void {
-    assert(sequence >= this.#applied, `a barrier at ${sequence} after ${this.#applied}`);
-    if (this.#consistent) assert(sequence === this.#applied, `a barrier at ${sequence}, applied ${this.#applied}`);
+  #move(sequence: number): void {
+    if (this.#staged === undefined) this.#applied = sequence;
+    else this.#staged.position = sequence;
   }
 
-  /** The mirror syncs and writes its position down. */
+  #complete(): void {
+    const staged = this.#staged;
+    if (staged !== undefined) {
+      this.image = this.image.map((_, cell) => this.#viewed(cell));
+      this.#applied = staged.position;
+      this.#staged = undefined;
+    }
+    this.#exact = true;
+    this.#consistent = true;
+    this.#seeded = true;
+  }
+
+  #placed(sequence: number, position: number, inOrder: boolean): void {
+    assert(sequence >= position, `a barrier at ${sequence} after ${position}`);
+    if (inOrder) assert(sequence === position, `a barrier at ${sequence}, the stream is at ${position}`);
+  }
+
+  /** The mirror syncs and writes its position down: of the image, or of what is staged. */
   record(): void {
-    this.#durable = [...this.image];
-    this.#recorded = this.#applied;
+    if (this.#staged === undefined) {
+      this.#durable = [...this.image];
+      this.#recorded = this.#applied;
+    } else {
+      const { cells, position, durable } = this.#staged;
+      this.#staged.durable = { cells: new Map(cells), position, checkpoint: durable.checkpoint };
+    }
     if (this.#random(10) > 0) return;
     this.#backup = {
-      image: [...this.image],
+      image: [...this.#durable],
       recorded: this.#recorded,
       consistent: this.#consistent,
       checkpoint: this.#mirrorCheckpoint,
+      staged: this.#staged && onlyDurable(this.#staged),
     };
   }
 
   /** The positions reach the primary. */
   acknowledge(): void {
     if (!this.#connected) return;
-    this.replica.window.applied(this.#applied);
-    this.replica.recorded(this.#recorded);
+    const staged = this.#staged;
+    this.replica.window.applied(staged?.position ?? this.#applied);
+    // While the primary has not been told that the run is committed, it does not believe the image's position.
+    const open = this.#rescanDue || this.#commitDue;
+    this.replica.acknowledged(staged !== undefined || open ? 0 : this.#recorded, staged?.durable.position ?? 0);
   }
 
   connect(): void {
     if (this.#connected) return;
+    const staged = this.#staged;
     const decision = decide(
       OWN,
       {
@@ -261,49 +336,82 @@ export class ReplicaModel {
         consistent: this.#consistent,
         fresh: false,
         seeded: this.#seeded,
-        replicaId: NO_ID,
+        replicaId: REPLICA_ID,
         generation: OWN.generation,
         run: OWN.run,
         parentRun: NO_ID,
         parentSequence: 0,
-        resumeAfter: this.#applied,
+        resumeAfter: this.#exact ? this.#applied : this.#recorded,
         recorded: this.#recorded,
         checkpoint: this.#mirrorCheckpoint,
         size: SIZE,
-        exact: true,
+        exact: this.#exact,
         mapVersion: 0,
-        stagingId: NO_ID,
-        stagedSequence: 0,
-        stagedCheckpoint: 0,
+        stagingId: staged?.id ?? NO_ID,
+        stagedSequence: staged?.durable.position ?? 0,
+        stagedCheckpoint: staged?.durable.checkpoint ?? 0,
         stagingRoom: Number.MAX_SAFE_INTEGER,
       },
       this.replica,
     );
     this.#connected = true;
     this.#restored = false;
+    if (!this.#exact) this.#applied = this.#recorded;
     // The mirror syncs before a session begins.
     this.#durable = [...this.image];
-    if (decision.kind === 'catch-up') {
+    if (decision.kind === 'catch-up') this.#beginCatchUp(decision.after, decision.staged);
+    else if (decision.kind === 'resume-staged') this.#resumeStaged(decision.after);
+    else this.#beginCompare(decision.scope, decision.resumeAfter);
+  }
+
+  #newId(): Buffer {
+    this.#ids += 1;
+    const id = Buffer.alloc(16, 9);
+    id.writeUInt32LE(this.#ids, 0);
+    return id;
+  }
+
+  #stage(id: Buffer, kind: Staged['kind'], position: number): void {
+    this.#staged = { id, kind, cells: new Map(), position, durable: { cells: new Map(), position, checkpoint: 0 } };
+  }
+
+  #beginCatchUp(after: number, staged: boolean): void {
+    this.#staged = undefined;
+    if (!staged) {
       this.seen.catchUps += 1;
-      this.replica.resume(decision.after);
-      if (this.#applied < this.#exactFrom) this.#exactFrom = this.replica.sentMax;
+      this.replica.beginCatchUp(after, undefined);
       return;
     }
+    this.seen.stagedCatchUps += 1;
+    const id = this.#newId();
+    this.replica.beginCatchUp(after, id);
+    this.#stage(id, 'catch-up', after);
+    this.#commitDue = true;
+  }
+
+  #resumeStaged(sequence: number): void {
+    this.seen.resumes += 1;
+    const staged = this.#staged!;
+    staged.position = this.replica.resumeStaged(sequence);
+    if (staged.kind === 'rescan') this.#rescanDue = true;
+    else this.#commitDue = true;
+  }
+
+  #beginCompare(scope: 'everything' | 'map' | 'marks', resumeAfter: number | undefined): void {
     this.seen.rescans += 1;
-    if (decision.markAll) this.replica.marks.markAll();
-    let after = decision.resumeAfter;
-    if (after === undefined) {
-      this.replica.giveUpOrder();
-      after = this.replica.startKeeping();
-    } else {
-      this.replica.resume(after);
-    }
-    this.replica.beginPass();
+    const seeding = !this.#seeded;
+    const id = seeding ? undefined : this.#newId();
+    const after = this.replica.beginCompare(scope, this.#applied, this.#mirrorCheckpoint, resumeAfter, id);
     this.#rescanDue = true;
+    this.#staged = undefined;
+    if (id !== undefined) {
+      this.#stage(id, 'rescan', after);
+      return;
+    }
     if (after < this.#applied) this.#mirrorCheckpoint = 0;
     this.#applied = after;
     this.#recorded = after;
-    this.#exactFrom = after;
+    this.#exact = true;
     this.#consistent = false;
   }
 
@@ -313,18 +421,39 @@ export class ReplicaModel {
     this.#stream = [];
     this.#pass = undefined;
     this.#rescanDue = false;
+    this.#commitDue = false;
     this.#checkpoints = [];
     this.#done = [];
-    this.replica.dropPass();
+    this.replica.sessionEnded();
+    // A mirror that lives on makes durable what it has staged.
+    if (this.#staged !== undefined) this.record();
   }
 
   /** The mirror's process dies: what was not durable may be there or not, cell by cell. */
   crashMirror(): void {
+    const staged = this.#staged && {
+      ...this.#staged,
+      cells: new Map(this.#staged.cells),
+      durable: this.#staged.durable,
+    };
     this.disconnect();
     this.seen.crashes += 1;
     this.image = this.image.map((value, cell) => (this.#random(2) === 0 ? value : this.#durable[cell]!));
     this.#applied = this.#recorded;
-    this.#exactFrom = Number.POSITIVE_INFINITY;
+    this.#exact = false;
+    if (staged === undefined) return;
+    if (this.#random(3) === 0) {
+      // Its disk was full, or somebody has recovered the image.
+      this.#staged = undefined;
+      this.seen.stagedLost += 1;
+      return;
+    }
+    // What was staged again since it was durable lies in the same place: it may be there or not.
+    const { cells, position, checkpoint } = staged.durable;
+    const left = new Map(
+      [...cells].map(([cell, value]) => [cell, this.#random(2) === 0 ? value : staged.cells.get(cell)!]),
+    );
+    this.#staged = { ...staged, cells: left, position, durable: { cells: new Map(left), position, checkpoint } };
   }
 
   /** Somebody puts the mirror's image and state back to an older copy of both. */
@@ -339,12 +468,14 @@ export class ReplicaModel {
     this.#recorded = backup.recorded;
     this.#consistent = backup.consistent;
     this.#mirrorCheckpoint = backup.checkpoint;
-    this.#exactFrom = Number.POSITIVE_INFINITY;
+    this.#staged = backup.staged && onlyDurable(backup.staged);
+    this.#exact = false;
     this.#restored = true;
   }
 
   /** A step of the comparison: begins a pass, takes a batch up, reads one side of one, or settles the oldest. */
   compare(): void {
+    if (this.#connected && this.#commitDue && this.#checkpoints.length === 0) this.#placeCommit();
     if (!this.#connected || !this.#rescanDue) return;
     const pass = this.#pass;
     if (pass === undefined) {
@@ -367,7 +498,7 @@ export class ReplicaModel {
       if (unread.local === undefined && (unread.remote !== undefined || this.#random(2) === 0)) {
         unread.local = this.local.slice(unread.from, unread.end);
       } else if (this.#passApplied) {
-        unread.remote = this.image.slice(unread.from, unread.end);
+        unread.remote = Array.from({ length: unread.end - unread.from }, (_, at) => this.#viewed(unread.from + at));
       }
       return;
     }
@@ -411,9 +542,16 @@ export class ReplicaModel {
 
   #endPass(pass: Pass): void {
     pass.ending = true;
+    this.replica.endPass();
     const complete = this.replica.passOverruns === 0;
-    if (complete) this.replica.endPass();
+    if (complete) this.replica.endComparing();
     this.#place(pass, complete ? 'complete' : 'last');
+  }
+
+  #placeCommit(): void {
+    this.#numbers += 1;
+    this.#checkpoints.push({ number: this.#numbers, kind: 'commit', ranges: [] });
+    this.replica.remark(FrameType.CHECKPOINT, FRAME_COMPLETE, this.#numbers, 0);
   }
 
   checkpoint(): void {
@@ -433,42 +571,59 @@ export class ReplicaModel {
     if (done === undefined) return;
     const checkpoint = this.#checkpoints.shift();
     assert(checkpoint?.number === done.number, 'checkpoints are done in order');
-    for (const { from, end } of checkpoint.ranges) {
-      this.replica.marks.clearThrough(from, end, done.sequence, done.number);
-    }
+    for (const { from, end } of checkpoint.ranges) this.replica.passCleared(from, end, done.sequence, done.number);
     if (checkpoint.kind === 'between') return;
-    // Another pass follows, or the rescan is over.
-    this.#pass = undefined;
-    this.replica.marks.endPass();
-    if (checkpoint.kind !== 'complete') return;
+    if (checkpoint.kind !== 'commit') {
+      // Another pass follows, or the rescan is over.
+      this.#pass = undefined;
+      this.replica.marks.endPass();
+    }
+    if (checkpoint.kind === 'last') return;
     this.seen.completions += 1;
-    this.replica.dropPass();
     this.#rescanDue = false;
+    this.#commitDue = false;
+    this.replica.committed(done.sequence, done.number);
   }
 
   check(): void {
+    if (!this.#restored) this.#checkMarks();
+    if (!this.#consistent || !this.#exact) return;
+    const then = this.#history[this.#applied]!;
+    for (let cell = 0; cell < CELL_COUNT; cell += 1) {
+      assert(this.image[cell] === then[cell], `G2: cell ${cell} is not as it was after operation ${this.#applied}`);
+    }
+  }
+
+  #checkMarks(): void {
     const { window, marks } = this.replica;
     const covered = new Array<boolean>(CELL_COUNT).fill(false);
-    const cover = (offset: number, length: number): void => {
-      for (let cell = Math.floor(offset / CELL_SIZE); cell * CELL_SIZE < offset + length; cell += 1)
-        covered[cell] = true;
+    const pending = new Array<boolean>(CELL_COUNT).fill(false);
+    const cover = (cells: boolean[], offset: number, length: number): void => {
+      for (let cell = Math.floor(offset / CELL_SIZE); cell * CELL_SIZE < offset + length; cell += 1) cells[cell] = true;
     };
-    window.forEachOperation(cover);
+    window.forEachOperation((offset, length) => cover(covered, offset, length));
     for (let range = marks.nextMarked(0, SIZE); range !== undefined; ) {
-      cover(range.offset, range.length);
+      cover(covered, range.offset, range.length);
       range = marks.nextMarked(range.offset + range.length, SIZE);
     }
-    if (this.#restored) return;
-    if (this.#pending !== undefined) cover(this.#pending.first * CELL_SIZE, this.#pending.count * CELL_SIZE);
+    if (this.#pending !== undefined) cover(pending, this.#pending.first * CELL_SIZE, this.#pending.count * CELL_SIZE);
+    // What the primary does not know to be lost it cannot have marked.
+    const viewCounts = this.replica.stagedRun.id.equals(this.#staged?.id ?? NO_ID);
     for (let cell = 0; cell < CELL_COUNT; cell += 1) {
-      const differs = this.image[cell] !== this.local[cell] || this.#durable[cell] !== this.local[cell];
-      assert(!differs || covered[cell]!, `G4: cell ${cell} differs, and nothing tells of it`);
+      if (pending[cell]) continue;
+      const local = this.local[cell];
+      if (viewCounts && this.#viewed(cell) !== local) assert(covered[cell]!, `G4: the view of cell ${cell} differs`);
+      if (this.image[cell] === local && this.#durable[cell] === local) continue;
+      const region = Math.floor((cell * CELL_SIZE) / marks.regionSize);
+      const stays = this.replica.mustStay(region) || this.#parts.sequences.of(region) > this.replica.recorded;
+      assert(stays, `G4: cell ${cell} differs, and its region may be cleared`);
+      assert(this.#parts.map.nextSet(0, region) === region, `G4: cell ${cell} differs, and its region is not set`);
     }
-    if (!this.#consistent || this.#applied < this.#exactFrom) return;
-    const then = this.#history[this.#applied]!;
-    assert(
-      this.image.every((value, cell) => value === then[cell]),
-      `G2: the image is not what the primary was after operation ${this.#applied}`,
-    );
   }
+}
+
+/** What survives of it. */
+function onlyDurable(staged: Staged): Staged {
+  const { cells, position, checkpoint } = staged.durable;
+  return { ...staged, cells: new Map(cells), position, durable: { cells: new Map(cells), position, checkpoint } };
 }
