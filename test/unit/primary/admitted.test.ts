@@ -8,7 +8,7 @@ import { Agreement, ASYNC } from '../../../src/primary/agreement.ts';
 import { DirtyRegions } from '../../../src/primary/dirty-regions.ts';
 import { Ledger } from '../../../src/primary/ledger.ts';
 import type { LocalDisk } from '../../../src/primary/local-disk.ts';
-import { Replica } from '../../../src/primary/replica.ts';
+import { RegionSequences } from '../../../src/primary/region-sequences.ts';
 import { ReplicatingVolume } from '../../../src/primary/replicating-volume.ts';
 import { DirtyMap } from '../../../src/store/dirty-map.ts';
 import { DiskVolume } from '../../../src/volume/disk-volume.ts';
@@ -54,14 +54,14 @@ async function scene(options: SceneOptions = {}) {
   );
   const disk = new MemoryDisk(size);
   const clock = new ManualClock();
-  const replica = new Replica(clock, size, 64 * MIB, 0, 0, true);
+  const sequences = new RegionSequences(size, map.regionSize, 0);
   const start = options.start ?? (() => Promise.resolve());
-  const ledger = new Ledger([replica], 0, options.started ?? true, start, map);
+  const ledger = new Ledger([], 0, options.started ?? true, start, { map, sequences });
   const local: LocalDisk = { volume: new DiskVolume(disk), disk, lock: new RangeLock() };
   const agreement = new Agreement(clock, silentLog, ASYNC, () => ledger.sequence);
   const volume = new ReplicatingVolume(local, ledger, agreement);
   const state = { recorded: 0 };
-  const regions = new DirtyRegions(clock, silentLog, map, 0, ledger.regionSequences!, 1, {
+  const regions = new DirtyRegions(clock, silentLog, map, 0, sequences, 1, {
     recorded: () => ({ run: RUN, sequence: state.recorded, checkpoint: 0 }),
     mustStay: () => false,
     stayCount: () => 0,
@@ -71,7 +71,7 @@ async function scene(options: SceneOptions = {}) {
     isFree: (offset, length) => local.lock.isFree(offset, length),
   });
   const set = (): number[] => all.filter((region) => map.isSet(0, region));
-  return { files, map, disk, replica, ledger, local, volume, regions, state, set };
+  return { files, map, disk, sequences, ledger, local, volume, regions, state, set };
 }
 
 describe('a mutation', () => {
@@ -107,7 +107,7 @@ describe('a mutation', () => {
   });
 
   it('fails, and the disk and the stream stay as they are, when no mark can be made durable', async () => {
-    const { volume, disk, files, replica, local } = await scene();
+    const { volume, disk, files, ledger, local } = await scene();
     files.file(PATH).disk.hook = (call) =>
       call === 'sync' ? Promise.reject(new Failure('io-error', 'bad')) : undefined;
     for (const mutation of [
@@ -116,19 +116,19 @@ describe('a mutation', () => {
       () => volume.trim(0, REGION_SIZE, PLAIN),
     ])
       await expect(mutation()).rejects.toEqual(failed('io-error'));
-    expect([disk.counts.write, disk.counts.zero, disk.counts.punch, replica.sequence]).toEqual([0, 0, 0, 0]);
+    expect([disk.counts.write, disk.counts.zero, disk.counts.punch, ledger.sequence]).toEqual([0, 0, 0, 0]);
     expect(local.lock.holdCount).toBe(0);
     files.file(PATH).disk.hook = undefined;
     await volume.write(0, Buffer.alloc(10, 1), PLAIN);
-    expect(replica.sequence).toBe(1);
+    expect(ledger.sequence).toBe(1);
   });
 
   it('goes on without the map once that is durably invalid', async () => {
-    const { volume, files, map, replica } = await scene({ invalidate: () => Promise.resolve() });
+    const { volume, files, map, ledger } = await scene({ invalidate: () => Promise.resolve() });
     files.file(PATH).disk.hook = () => Promise.reject(new Failure('io-error', 'bad'));
     await volume.write(0, Buffer.alloc(10, 1), PLAIN);
     expect(volume.write(5 * REGION_SIZE, Buffer.alloc(10, 1), PLAIN)).toBeUndefined();
-    expect([map.valid, replica.sequence]).toEqual([false, 2]);
+    expect([map.valid, ledger.sequence]).toEqual([false, 2]);
   });
 
   it('waits for the run before its marks', async () => {
@@ -161,7 +161,7 @@ describe('a mutation', () => {
   });
 
   it('that has begun and has no sequence yet keeps its marks', async () => {
-    const { volume, disk, regions, set, replica, state } = await scene();
+    const { volume, disk, regions, set, ledger, state } = await scene();
     await volume.write(0, Buffer.alloc(2 * REGION_SIZE, 1), PLAIN);
     await volume.flush();
     state.recorded = 1;
@@ -177,7 +177,7 @@ describe('a mutation', () => {
     expect(set()).toEqual([1]);
     written();
     await writing;
-    expect(replica.sequence).toBe(2);
+    expect(ledger.sequence).toBe(2);
     await regions.settle();
     // Not recorded yet.
     expect(set()).toEqual([1]);
@@ -231,7 +231,7 @@ describe('what is known to be durable here', () => {
   });
 
   it('does not count a range whose content changed without a sequence, before a later sync', async () => {
-    const { volume, ledger, disk, set, regions, map } = await scene({ size: 80 * MIB, regionSize: MIB });
+    const { volume, ledger, sequences, disk, set, regions, map } = await scene({ size: 80 * MIB, regionSize: MIB });
     await volume.write(0, Buffer.alloc(1, 1), { fua: true });
     await volume.write(70 * MIB, Buffer.alloc(1, 1), { fua: true });
     let synced = (): void => undefined;
@@ -248,7 +248,7 @@ describe('what is known to be durable here', () => {
     await expect(volume.zero(0, 66 * MIB, ZEROES)).rejects.toEqual(failed('io-error'));
     synced();
     await flushing;
-    expect([ledger.sequence, ledger.locallyDurable, ledger.regionSequences!.of(0)]).toEqual([2, 1, 2]);
+    expect([ledger.sequence, ledger.locallyDurable, sequences.of(0)]).toEqual([2, 1, 2]);
     disk.hook = undefined;
     await volume.flush();
     expect(ledger.locallyDurable).toBe(2);
@@ -276,7 +276,7 @@ describe('marks of operations', () => {
     const seen = { cleared: 0, slow: 0, checked: 0 };
     await fc.assert(
       fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 40, size: 'max' }), async (steps) => {
-        const { volume, disk, regions, state, map, replica, files } = await scene();
+        const { volume, disk, regions, state, map, ledger, sequences, files } = await scene();
         let isSlow = false;
         const slow = new Set<() => void>();
         /** What the disk was given and has no sequence yet. */
@@ -290,12 +290,12 @@ describe('marks of operations', () => {
           seen.slow += 1;
           return new Promise((resolve) => slow.add(resolve));
         };
-        const append = replica.append.bind(replica);
-        replica.append = (type, sequence, offset, length, data, barrier) => {
+        const note = sequences.note.bind(sequences);
+        sequences.note = (offset, length, sequence) => {
           const mutation = touched(offset, length);
           for (const other of begun) if (other.join() === mutation.join()) begun.delete(other);
           operations.push({ sequence, syncs: disk.counts.sync, regions: mutation });
-          append(type, sequence, offset, length, data, barrier);
+          note(offset, length, sequence);
         };
         const release = async (): Promise<void> => {
           for (const resolve of slow) resolve();
@@ -308,7 +308,7 @@ describe('marks of operations', () => {
           isSlow = drawn.isSlow;
           if (kind === 'write') running.push(Promise.resolve(volume.write(offset, Buffer.alloc(size, 1), PLAIN)));
           else if (kind === 'release') await release();
-          else if (kind === 'record') state.recorded = replica.sequence;
+          else if (kind === 'record') state.recorded = ledger.sequence;
           else {
             const before = map.count(0);
             await regions.settle();
