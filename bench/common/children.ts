@@ -94,11 +94,14 @@ function hasEnded(child: ChildProcess): boolean {
   return child.exitCode !== null || child.signalCode !== null;
 }
 
-/** Runs a program to its end and resolves with its stdout; fails with its stderr when it fails. */
+/**
+ * Runs a program to its end and resolves with its stdout; fails with its output when its exit status is none of `allowed`.
+ */
 export async function runChild(
   command: string,
   args: readonly string[],
   environment: Readonly<Record<string, string>> = {},
+  allowed: readonly number[] = [0],
 ): Promise<string> {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...environment } });
   running.add(child);
@@ -114,7 +117,8 @@ export async function runChild(
     child.once('error', reject);
     child.once('close', resolve);
   }).finally(() => running.delete(child));
-  if (status !== 0) throw new Error(`${command} ${args.join(' ')}: failed (${status})\n${stdout}${stderr}`);
+  if (status === null || !allowed.includes(status))
+    throw new Error(`${command} ${args.join(' ')}: failed (${status})\n${stdout}${stderr}`);
   return stdout;
 }
 

@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { MirrorDaemonStatus, ServeStatus } from '../../dist/daemon/status.js';
+import type { RecoverReport } from '../../dist/mirror/recover.js';
 import { type Child, runChild, startChild } from './children.ts';
 
 const PROGRAM = join(dirname(dirname(dirname(fileURLToPath(import.meta.url)))), 'bin/nbdtwin.js');
@@ -27,15 +28,22 @@ export interface Mirror {
   status(): Promise<MirrorDaemonStatus>;
 }
 
-/** Runs `nbdtwin ...args` to its end and resolves with its stdout; fails with what it said when it fails. */
-export function runNbdtwin(args: readonly string[], runtimeDirectory: string): Promise<string> {
-  return runChild(process.execPath, [PROGRAM, ...args], { NBDTWIN_RUNTIME_DIR: runtimeDirectory });
+function runNbdtwin(args: readonly string[], folder: string, allowed?: readonly number[]): Promise<string> {
+  return runChild(process.execPath, [PROGRAM, ...args], { NBDTWIN_RUNTIME_DIR: join(folder, 'run') }, allowed);
+}
+
+/** Exit status of a command that found an image, and found it not usable. */
+const EXIT_UNUSABLE = 65;
+
+/** Makes an image ready that no mirror of this host has open; the report says whether it may be used. */
+export async function recoverImage(image: string, folder: string): Promise<RecoverReport> {
+  return JSON.parse(await runNbdtwin(['recover', image, '--json'], folder, [0, EXIT_UNUSABLE])) as RecoverReport;
 }
 
 /** Makes a secret and resolves with the path of its file. */
 export async function makeSecret(folder: string): Promise<string> {
   const path = join(folder, 'secret');
-  await writeFile(path, await runNbdtwin(['secret', 'new'], join(folder, 'run')), { mode: 0o600 });
+  await writeFile(path, await runNbdtwin(['secret', 'new'], folder), { mode: 0o600 });
   return path;
 }
 

@@ -1,6 +1,6 @@
 /**
- * What the dirty map costs a client that writes 4 KiB at random. One block in each region of a large sparse disk is there
- * from the beginning; every write goes to one of them, so that all servers do the same to their files.
+ * What the dirty map costs a client that writes 4 KiB at random. One block in each region of a large sparse disk is
+ * written beforehand; every write that counts goes to one of them, so that no file has to grow.
  *
  * - hot: few regions, which all stay marked: a write costs a bit test.
  * - cold: so many regions that nearly every write finds its region unmarked and waits until it is marked durably.
@@ -18,7 +18,6 @@ import { EXPORT_NAME } from '../common/nbdtwin.ts';
 import { runFio, type Workload } from '../system/fio.ts';
 import { formatResults, type Observation, summarise } from '../system/report.ts';
 import { type Server, type ServerKind, startNbdtwin, startNbdtwinWithMirror } from '../system/servers.ts';
-import { fillDisk } from './fill-disk.ts';
 import type { Outcome, Scenario } from './scenario.ts';
 import { makeDisk } from './twin.ts';
 
@@ -42,24 +41,12 @@ const SWEEP_IN_FLIGHT = 64;
 
 const BASELINE = 'no mirror';
 
-interface Contestant {
-  readonly kind: ServerKind;
-  /** Each region is written once before it is measured, so that it is marked. */
-  readonly sweep: boolean;
-}
-
-const CONTESTANTS: readonly Contestant[] = [
-  { kind: { name: BASELINE, start: startNbdtwin }, sweep: false },
+const CONTESTANTS: readonly ServerKind[] = [
+  { name: BASELINE, start: startNbdtwin },
+  { name: 'mirror, --dirty-active 4096', start: (disk, folder) => startNbdtwinWithMirror(disk, folder, []) },
   {
-    kind: { name: 'mirror, --dirty-active 4096', start: (disk, folder) => startNbdtwinWithMirror(disk, folder, []) },
-    sweep: false,
-  },
-  {
-    kind: {
-      name: 'mirror, all regions marked',
-      start: (disk, folder) => startNbdtwinWithMirror(disk, folder, ['--dirty-active', String(ACTIVE_MAX)]),
-    },
-    sweep: true,
+    name: 'mirror, all regions marked',
+    start: (disk, folder) => startNbdtwinWithMirror(disk, folder, ['--dirty-active', String(ACTIVE_MAX)]),
   },
 ];
 
@@ -108,7 +95,7 @@ async function run(folder: string, parameters: Parameters, say: (text: string) =
 /** All servers on disks of their own; under each load they take turns. */
 async function runRound(
   round: number,
-  contestants: readonly Contestant[],
+  contestants: readonly ServerKind[],
   roundFolder: string,
   parameters: Parameters,
   loads: readonly Workload[],
@@ -116,14 +103,12 @@ async function runRound(
 ): Promise<Observation[]> {
   await mkdir(roundFolder);
   const started: { name: string; server: Server; folder: string }[] = [];
-  for (const [index, { kind, sweep }] of contestants.entries()) {
+  for (const [index, kind] of contestants.entries()) {
     const folder = join(roundFolder, String(index));
     await mkdir(folder);
-    const size = parameters.regionCount * REGION_SIZE;
-    const disk = await makeDisk(folder, size);
-    await fillDisk(disk, size, parameters.regionCount * BLOCK_SIZE, BLOCK_SIZE);
+    const disk = await makeDisk(folder, parameters.regionCount * REGION_SIZE);
     const server = await kind.start(disk, folder);
-    if (sweep) await writeEachRegion(server, parameters.regionCount);
+    await writeEachRegion(server, parameters.regionCount);
     await server.settle();
     started.push({ name: kind.name, server, folder });
   }

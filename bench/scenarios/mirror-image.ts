@@ -7,8 +7,12 @@
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { nodeFileSystem } from '../../dist/io/node-file-system.js';
+import type { RecoverReport } from '../../dist/mirror/recover.js';
+import { MIRROR_STATE, MIRROR_STATE_NAME } from '../../dist/store/mirror-state.js';
+import { openStateFile } from '../../dist/store/state-file.js';
 import { runChild } from '../common/children.ts';
-import { EXPORT_NAME, type Mirror, runNbdtwin } from '../common/nbdtwin.ts';
+import { EXPORT_NAME, type Mirror, recoverImage } from '../common/nbdtwin.ts';
 import { writesInImage } from './stamped-blocks.ts';
 import type { Judgement, WriteHistory } from './write-history.ts';
 
@@ -17,8 +21,8 @@ export interface JudgedImage extends Judgement {
   /** When it was taken, and for how long the mirror stood still for it. */
   readonly takenMs: number;
   readonly stoppedMs: number;
-  /** What `nbdtwin recover` said. */
-  readonly recovered: string;
+  /** A committed staged run was being copied into it, an uncommitted one was open, or neither. */
+  readonly staging: RecoverReport['staging'];
 }
 
 /** Takes an image, recovers it in `folder`, judges its first `blockCount` blocks, and removes it. */
@@ -32,11 +36,13 @@ export async function judgeMirror(
   await mkdir(copies);
   const { takenMs, stoppedMs } = await copyStopped(mirror, copies);
   const image = join(copies, `${EXPORT_NAME}.img`);
-  const recovered = await runNbdtwin(['recover', image], join(copies, 'run'));
-  const judgement = history.judge(await writesInImage(image, blockCount), takenMs);
+  await adopt(image);
+  const { consistent, reason, staging } = await recoverImage(image, copies);
+  const judged = history.judge(await writesInImage(image, blockCount), takenMs);
+  const judgement = consistent ? judged : { ...judged, problem: `not usable: ${reason}` };
   // What is left explains a failure.
   if (judgement.problem === undefined) await rm(copies, { recursive: true });
-  return { ...judgement, takenMs, stoppedMs, recovered: recovered.trim() };
+  return { ...judgement, takenMs, stoppedMs, staging };
 }
 
 async function copyStopped(mirror: Mirror, to: string): Promise<{ takenMs: number; stoppedMs: number }> {
@@ -51,6 +57,15 @@ async function copyStopped(mirror: Mirror, to: string): Promise<{ takenMs: numbe
   } finally {
     process.kill(pid, 'SIGCONT');
   }
+}
+
+/** The state of a copy says that it is of the copy: `recover` refuses a file that was put in an image's place. */
+async function adopt(image: string): Promise<void> {
+  const file = await openStateFile(nodeFileSystem, MIRROR_STATE, join(`${image}.twin`, MIRROR_STATE_NAME));
+  if (file === undefined) throw new Error(`${image} has no state`);
+  const inode = (await nodeFileSystem.inodeOf(image))!;
+  await file.write({ ...file.state, identity: { ...file.state.identity, inode } });
+  await file.close();
 }
 
 /** Every thread has left the kernel: no write is half done. */

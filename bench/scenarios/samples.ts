@@ -27,11 +27,6 @@ export interface Sample {
   readonly stagedAgeMs: number | undefined;
 }
 
-/** Not in every release. */
-interface SpoolStatus {
-  readonly spool?: { readonly used: number; readonly rung: string };
-}
-
 /** Staged runs that were seen open and then were in the image. Those shorter than the interval may be missed. */
 export function countCommits(samples: readonly Sample[]): number {
   return samples.filter(({ stagedAgeMs, applied }, index) => {
@@ -83,19 +78,18 @@ export class Sampler {
     const [primary, { exports }] = await Promise.all([this.#twin.linkStatus(), this.#twin.mirror.status()]);
     const mirror = exports[0];
     if (mirror === undefined) throw new Error('the mirror has no export');
-    const { spool } = primary as SpoolStatus;
     const { staging } = mirror;
     this.samples.push({
       atMs: performance.now() - this.#startMs,
       answeredSize: this.#writer.history.answeredSize,
       linkSize: (this.#twin.link?.carried.toTarget ?? 0) - this.#linkStart,
       state: primary.state,
-      rung: spool?.rung ?? 'window',
+      rung: primary.spool.rung,
       lagBytes: primary.lag.bytes,
       lagOperations: primary.lag.operations,
       lagMs: primary.lag.ms,
       windowUsed: primary.window.used,
-      spoolUsed: spool?.used ?? 0,
+      spoolUsed: primary.spool.used,
       mirrorState: mirror.state,
       consistent: mirror.consistent,
       applied: mirror.applied,

@@ -83,7 +83,13 @@ interface Figures {
   readonly spoolUsedMax: number;
   readonly stagedSizeMax: number;
   readonly sessions: number;
-  readonly images: { readonly taken: number; readonly exact: number; readonly stoppedMsMax: number };
+  /** How many were taken, were exact past states, and caught the mirror in the middle of copying a staged run. */
+  readonly images: {
+    readonly taken: number;
+    readonly exact: number;
+    readonly finished: number;
+    readonly stoppedMsMax: number;
+  };
   /** From the end of the load until the mirror had everything. */
   readonly settleMs: number;
   readonly samples: readonly Sample[];
@@ -136,7 +142,9 @@ async function run(folder: string, parameters: Parameters, say: (text: string) =
   const { sessions } = await twin.inStep(IN_STEP_TIMEOUT_MS);
   const settleMs = performance.now() - stoppedMs;
   // In step: the image must be the disk as it is now.
-  judged.push(await judgeMirror(twin.mirror, folder, history, hotSize / BLOCK_SIZE));
+  if (judged.every(({ problem }) => problem === undefined)) {
+    judged.push(await judgeMirror(twin.mirror, folder, history, hotSize / BLOCK_SIZE));
+  }
   await twin.stop();
 
   const { samples } = sampler;
@@ -160,6 +168,7 @@ async function run(folder: string, parameters: Parameters, say: (text: string) =
     images: {
       taken: judged.length,
       exact: judged.filter(({ problem }) => problem === undefined).length,
+      finished: judged.filter(({ staging }) => staging === 'finished').length,
       stoppedMsMax: Math.max(...judged.map((image) => image.stoppedMs)),
     },
     settleMs,
@@ -213,7 +222,7 @@ function textOf(parameters: Parameters, figures: Figures): string {
     `link      ${megabytes(linkSize.toMirror)} to the mirror (${(carried * 100).toFixed(0)} % of what was written), ` +
       `${megabytes(linkSize.toPrimary)} back; ${figures.sessions} sessions`,
     `mirror    ${figures.commits} staged runs committed; ${percentages(figures.mirrorStates)}; in step ${formatDuration(figures.settleMs)} after the load`,
-    `images    ${figures.images.taken} taken, ${figures.images.exact} exact; taking one held the mirror for at most ` +
+    `images    ${figures.images.taken} taken, ${figures.images.exact} exact, ${figures.images.finished} in the middle of a commit; taking one held the mirror for at most ` +
       `${figures.images.stoppedMsMax.toFixed(0)} ms; oldest ${formatDuration(Math.max(...figures.judged.map(({ ageMs }) => ageMs)))}`,
     `backlog   ${percentages(figures.rungs)}; spool at most ${megabytes(figures.spoolUsedMax)}, staging at most ${megabytes(figures.stagedSizeMax)}`,
   ].join('\n');
