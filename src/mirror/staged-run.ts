@@ -347,8 +347,10 @@ export class StagedRun implements Target {
 
   /** So that the copy cannot fail for lack of space. What the image has yet to grow cannot be reserved. */
   async #reserve(): Promise<void> {
-    const { disk, world } = this.#parts;
+    const { disk, state, world } = this.#parts;
     const { overlay } = this.#staging;
+    // The image's time changes with this: after a crash a state that says `clean` would blame somebody else for it.
+    if (state.now.clean) await state.patch({ clean: false });
     try {
       if (disk.size === this.size) await overlay.reserveIn(disk);
     } catch (error) {
