@@ -25,6 +25,9 @@ interface Provocation {
 /** Writes, zeroes, trims and flushes, in step. */
 const load: Provocation = { begin: (witness) => witness.startLoad() };
 
+/** Few regions stay marked: marks come and go. */
+const wandering: Provocation = { ...load, options: { serve: ['--dirty-active', '4'] } };
+
 /** It is asked to stop, with something left to send. */
 const stop: Provocation = {
   options: { serve: ['--window', '16M', '--drain-timeout', '1s'] },
@@ -80,14 +83,14 @@ function outage(serve: readonly string[], hotSize: number): Provocation {
   };
 }
 
-const spool = outage(['--window', '256K', '--spool-size', '64M'], 4 * MIB);
-const merge = outage(['--window', '256K', '--spool-size', '4M'], 512 * KIB);
-const tooMuch = outage(['--window', '256K', '--spool-size', '1M'], SIZE);
+const spool = outage(['--window', '1M', '--spool-size', '64M'], 4 * MIB);
+const merge = outage(['--window', '1M', '--spool-size', '2M'], 512 * KIB);
+const tooMuch = outage(['--window', '1M', '--spool-size', '1M'], SIZE);
 
 const PROVOCATIONS: Record<PointName, Provocation> = {
   'primary-run-recorded': load,
   'primary-marks-written': load,
-  'primary-marks-cleared': { ...load, options: { serve: ['--dirty-active', '4'] } },
+  'primary-marks-cleared': wandering,
   'primary-spool-begun': spool,
   'primary-spool-read': spool,
   'primary-merge-begun': merge,
@@ -101,7 +104,7 @@ const PROVOCATIONS: Record<PointName, Provocation> = {
   'mirror-session-recorded': load,
   'mirror-epoch-synced': load,
   'mirror-position-recorded': load,
-  'mirror-map-version-recorded': load,
+  'mirror-map-version-recorded': wandering,
   'mirror-staging-begun': rescan,
   'mirror-staging-synced': rescan,
   'mirror-space-reserved': rescan,
