@@ -1,12 +1,11 @@
 /**
- * Payloads of the frames that open a session, of acknowledgements and of digests. Byte tables in docs/protocol.md are
+ * Payloads of the frames that open a session, and of acknowledgements. Byte tables in docs/protocol.md are
  * those above each pair of functions. Every decoder refuses with `frame-invalid` whatever does not fit exactly.
  */
 import { assert } from '../base/assert.ts';
 import { getUint64, ID_SIZE, NO_ID, putUint64 } from '../base/bytes.ts';
 import { Failure, type FailureCode, isFailureCode } from '../base/failure.ts';
 import { MODES, type Mode } from '../base/mode.ts';
-import { DIGEST_SIZE, type ScanResult } from '../io/scan-pool.ts';
 import { encodeFrame, type Frame, FrameType } from './frame.ts';
 import type { Lineage } from './lineage.ts';
 
@@ -356,47 +355,11 @@ export function decodeAck(frame: Frame): Positions {
   return { received, applied, durable, recorded, staged, stagedSize };
 }
 
-/** The units of digests, coarse to fine, in bytes. Flags of the digest frames name one by its index. */
-export const DIGEST_UNITS = [1024 * 1024, 64 * 1024, 4 * 1024] as const;
-export type DigestUnit = (typeof DIGEST_UNITS)[number];
-/** Units that one request may ask for. */
-export const DIGEST_COUNT_MAX = 1024;
-
 /** STAGE, in the stream: from here on a staged run of that id. `sequence` is the last operation before it. */
 export function decodeStage(frame: Frame): Buffer {
   if (frame.type !== FrameType.STAGE || frame.payload.length !== ID_SIZE || frame.payload.equals(NO_ID))
     throw invalid('STAGE');
   return frame.payload;
-}
-
-/** DIGEST_REQUEST: the header's flags are the index of the unit, offset and length the range. No payload. */
-export function encodeDigestRequest(offset: number, length: number, unit: DigestUnit): Buffer {
-  return encodeFrame(FrameType.DIGEST_REQUEST, { flags: DIGEST_UNITS.indexOf(unit), offset, length });
-}
-
-/** The unit of a request or reply that lies inside a disk of `size` bytes. Failure: `frame-invalid`. */
-export function digestUnitOf(frame: Frame, size: number): DigestUnit {
-  const unit = DIGEST_UNITS[frame.flags];
-  if (unit === undefined || frame.length === 0 || frame.offset % unit !== 0) throw invalid('digest');
-  if (frame.offset + frame.length > size || Math.ceil(frame.length / unit) > DIGEST_COUNT_MAX) throw invalid('digest');
-  if (frame.length % unit !== 0 && frame.offset + frame.length !== size) throw invalid('digest');
-  return unit;
-}
-
-/** DIGEST_REPLY: header as in the request; payload one byte per unit (1: all zeroes), then DIGEST_SIZE bytes per unit. */
-export function encodeDigestReply(request: Frame, result: ScanResult): Buffer {
-  return encodeFrame(FrameType.DIGEST_REPLY, {
-    flags: request.flags,
-    offset: request.offset,
-    length: request.length,
-    payload: Buffer.concat([result.zero, result.digests]),
-  });
-}
-
-export function decodeDigestReply(frame: Frame, size: number): ScanResult {
-  const count = Math.ceil(frame.length / digestUnitOf(frame, size));
-  if (frame.payload.length !== count * (1 + DIGEST_SIZE)) throw invalid('DIGEST_REPLY');
-  return { zero: frame.payload.subarray(0, count), digests: frame.payload.subarray(count) };
 }
 
 /** Run, parent run, and the sequence at which the one began in the other: 40 bytes. */

@@ -4,7 +4,7 @@
  */
 import type { Clock } from '../io/clock.ts';
 import type { ScanPool, ScanResult } from '../io/scan-pool.ts';
-import type { DigestUnit } from '../link/messages.ts';
+import type { DigestUnit } from '../link/digests.ts';
 import { type DifferingRange, type Range, runPass } from '../rescan/source.ts';
 import type { LocalDisk } from './local-disk.ts';
 import type { Pacing } from './pacing.ts';

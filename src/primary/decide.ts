@@ -52,7 +52,7 @@ export function decide(own: Own, welcome: Welcome, replica: Replica): Decision {
   if (!welcome.generation.equals(own.generation)) {
     throw new Failure('generation-newer', 'the mirror belongs to another generation of this volume');
   }
-  if (replica.mayResumeStaged(welcome)) return { kind: 'resume-staged', after: welcome.stagedSequence };
+  if (mayResumeStaged(welcome, replica)) return { kind: 'resume-staged', after: welcome.stagedSequence };
   if (own.rescanAll) return EVERYTHING;
   const place = placeOf(own, welcome);
   if (place === undefined) return EVERYTHING;
@@ -82,6 +82,18 @@ export function decide(own: Own, welcome: Welcome, replica: Replica): Decision {
   if (covers(own, replica.regions.cleared, place, welcome.checkpoint))
     return { kind: 'compare', scope: 'map', resumeAfter };
   return EVERYTHING;
+}
+
+/**
+ * True when the mirror holds the staged run of the last session, and durably all that we rely on. A rescan may go on in
+ * it even when order has been given up since: what was given up is marked.
+ */
+function mayResumeStaged(welcome: Welcome, replica: Replica): boolean {
+  const { stagedRun, backlog, keeping } = replica;
+  if (!stagedRun.isHeld(welcome.stagingId, welcome.stagedCheckpoint)) return false;
+  if (stagedRun.kind === 'rescan') return true;
+  if (stagedRun.kind === 'merged' && !backlog.transfer?.stagingId.equals(welcome.stagingId)) return false;
+  return keeping && replica.holdsAfter(welcome.stagedSequence);
 }
 
 /**

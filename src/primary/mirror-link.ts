@@ -19,6 +19,7 @@ import type { CheckpointNumbers } from './checkpoints.ts';
 import type { Own } from './decide.ts';
 import type { DirtyRegions } from './dirty-regions.ts';
 import { KeyRenewal } from './key-renewal.ts';
+import { lagOf } from './lag.ts';
 import type { Ledger } from './ledger.ts';
 import type { LocalDisk } from './local-disk.ts';
 import { type Introduction, type Opened, open } from './opening.ts';
@@ -162,7 +163,7 @@ export class MirrorLink {
       replicaId: this.#replicaId,
       problem: this.#problem?.problem,
       ...positions,
-      lag: { operations: this.#replica.sequence - positions.applied, ...this.#replica.lag },
+      lag: { operations: this.#replica.sequence - positions.applied, ...lagOf(this.#replica, nowMs) },
       window: { used: window.usedSize, limit: window.limit },
       spool: { used: spooledSize, limit: spoolLimit, rung, rungChanges },
       staging: { used: positions.stagedSize, needed: this.#stagingNeeded },

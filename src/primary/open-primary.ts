@@ -149,8 +149,8 @@ function start(
       ledger.started
         ? { run: lineage.run, sequence: replica.recorded, checkpoint: replica.marks.checkpoint }
         : undefined,
-    mustStay: (region) => replica.mustStay(region),
-    stayCount: () => replica.stayCount,
+    mustStay: (region) => replica.marks.holds(region) || replica.stagedRun.holds(region),
+    stayCount: () => Math.max(replica.marks.count, replica.stagedRun.uncommittedCount),
     locallyDurable: () => ledger.locallyDurable,
     syncFailed: () => ledger.syncFailed,
     syncLocal,

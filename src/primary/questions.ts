@@ -2,8 +2,8 @@
 import { Failure } from '../base/failure.ts';
 import type { ScanResult } from '../io/scan-pool.ts';
 import type { Channel } from '../link/channel.ts';
+import { type DigestUnit, decodeDigestReply, digestUnitOf, encodeDigestRequest } from '../link/digests.ts';
 import type { Frame } from '../link/frame.ts';
-import { type DigestUnit, decodeDigestReply, digestUnitOf, encodeDigestRequest } from '../link/messages.ts';
 
 interface Asked {
   resolve(result: ScanResult): void;

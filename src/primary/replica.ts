@@ -21,14 +21,13 @@ import { assert } from '../base/assert.ts';
 import type { Bitmap } from '../base/bitmap.ts';
 import type { Clock } from '../io/clock.ts';
 import { FRAME_BARRIER, FrameType } from '../link/frame.ts';
-import type { Welcome } from '../link/messages.ts';
 import { Marks } from '../store/marks.ts';
 import type { Backlog } from './backlog.ts';
 import type { MergedPart } from './merged-part.ts';
 import type { MirrorRegions } from './mirror-regions.ts';
 import type { ReplicaEvents, ReplicaStart } from './replica-events.ts';
 import { RunningPass } from './running-pass.ts';
-import { type StagedKind, StagedRun } from './staged-run.ts';
+import { StagedRun } from './staged-run.ts';
 import type { Window } from './window.ts';
 
 export type OperationType = typeof FrameType.WRITE | typeof FrameType.ZERO;
@@ -102,23 +101,14 @@ export class Replica {
     return this.#sentMax;
   }
 
-  /** Id and kind of the staged run that the mirror may hold; NO_ID when none. */
-  get stagedRun(): { readonly id: Buffer; readonly kind: StagedKind | undefined } {
+  /** The staged run that the mirror may hold. */
+  get stagedRun(): Pick<StagedRun, 'id' | 'kind' | 'holds' | 'isHeld' | 'uncommittedCount'> {
     return this.#stagedRun;
   }
 
-  /**
-   * What the mirror has not applied: bytes and the age of the oldest. Exact while the backlog tells it all; while marks
-   * do, the bytes are those of the marked regions, an upper bound.
-   */
-  get lag(): { bytes: number; ms: number } {
-    const { oldestMs, unappliedSize } = this.backlog.status;
-    const sinceMs = this.#behindSinceMs ?? oldestMs;
-    const markedSize = this.#behindSinceMs === undefined ? 0 : this.marks.markedSize;
-    return {
-      bytes: unappliedSize + markedSize,
-      ms: sinceMs === undefined ? 0 : this.#clock.nowMs() - sinceMs,
-    };
+  /** Since when the mirror lacks operations that only marks tell of; undefined while the backlog tells it all. */
+  get behindSinceMs(): number | undefined {
+    return this.#behindSinceMs;
   }
 
   /** Operations that found no room in the backlog since the present pass began: another one must follow. */
@@ -131,30 +121,9 @@ export class Replica {
     return this.#recorded;
   }
 
-  /** True when something other than an operation says that the region may differ from the image. */
-  mustStay(region: number): boolean {
-    return this.marks.holds(region) || this.#stagedRun.holds(region);
-  }
-
-  /** How many regions `mustStay`, or fewer. */
-  get stayCount(): number {
-    return Math.max(this.marks.count, this.#stagedRun.uncommittedCount);
-  }
-
   /** Everything after `sequence` is in the backlog. */
   holdsAfter(sequence: number): boolean {
     return sequence >= this.backlog.baseSequence;
-  }
-
-  /**
-   * True when the mirror holds the staged run of the last session, and durably all that we rely on. A rescan may go on in
-   * it even when order has been given up since: what was given up is marked.
-   */
-  mayResumeStaged(welcome: Welcome): boolean {
-    if (!this.#stagedRun.isHeld(welcome.stagingId, welcome.stagedCheckpoint)) return false;
-    if (this.#stagedRun.kind === 'rescan') return true;
-    if (this.#stagedRun.kind === 'merged' && !this.backlog.transfer?.stagingId.equals(welcome.stagingId)) return false;
-    return this.#keeping && this.holdsAfter(welcome.stagedSequence);
   }
 
   listen(events: ReplicaEvents): void {

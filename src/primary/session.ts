@@ -199,7 +199,10 @@ export class PrimarySession {
       positions.durable <= positions.applied &&
       positions.applied <= positions.received &&
       positions.received <= this.#replica.window.sentSequence;
-    const forward = positions.applied >= before.applied && positions.recorded >= before.recorded;
+    const forward =
+      positions.applied >= before.applied &&
+      positions.durable >= before.durable &&
+      positions.recorded >= before.recorded;
     if (!ordered || !forward) throw new Failure('frame-invalid', 'an acknowledgement of what was not sent');
     this.#positions = positions;
     this.#settle();

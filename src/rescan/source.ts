@@ -20,7 +20,7 @@ import { assert } from '../base/assert.ts';
 import { Failure, isFailure } from '../base/failure.ts';
 import { GIB, MIB } from '../base/units.ts';
 import { DIGEST_SIZE, type ScanResult } from '../io/scan-pool.ts';
-import { DIGEST_COUNT_MAX, DIGEST_UNITS, type DigestUnit } from '../link/messages.ts';
+import { DIGEST_COUNT_MAX, DIGEST_UNITS, type DigestUnit } from '../link/digests.ts';
 
 export interface Range {
   readonly offset: number;

@@ -8,8 +8,8 @@
 import { Failure } from '../base/failure.ts';
 import { DIGEST_KEY_SIZE } from '../io/digest.ts';
 import type { World } from '../io/world.ts';
+import { digestUnitOf, encodeDigestReply } from '../link/digests.ts';
 import type { Frame } from '../link/frame.ts';
-import { digestUnitOf, encodeDigestReply } from '../link/messages.ts';
 import { scanView, type View } from './view.ts';
 
 /** Questions that may be open at once; the source asks fewer. */

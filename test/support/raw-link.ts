@@ -9,6 +9,7 @@ import type { Failure } from '../../src/base/failure.ts';
 import type { ByteStream, Listener } from '../../src/io/network.ts';
 import { nodeNetwork } from '../../src/io/node-network.ts';
 import { DIGEST_SIZE } from '../../src/io/scan-pool.ts';
+import { digestUnitOf, encodeDigestReply } from '../../src/link/digests.ts';
 import {
   encodeFrame,
   FRAME_COMPLETE,
@@ -24,10 +25,8 @@ import {
   decodeHello,
   decodeRefused,
   decodeWelcome,
-  digestUnitOf,
   encodeAck,
   encodeBegin,
-  encodeDigestReply,
   encodeHello,
   encodeRescanPlace,
   encodeWelcome,

@@ -5,6 +5,7 @@ import { expect, test } from 'vitest';
 import { NO_ID } from '../../../src/base/bytes.ts';
 import type { Failure } from '../../../src/base/failure.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
+import { encodeDigestRequest } from '../../../src/link/digests.ts';
 import {
   encodeFrame,
   FRAME_COMPLETE,
@@ -19,7 +20,6 @@ import {
   decodeWelcome,
   encodeAck,
   encodeBegin,
-  encodeDigestRequest,
   encodeHello,
   isStaged,
   NO_POSITIONS,

@@ -4,25 +4,27 @@ import { NO_ID } from '../../../src/base/bytes.ts';
 import { FAILURES, Failure, type FailureCode } from '../../../src/base/failure.ts';
 import { MODES } from '../../../src/base/mode.ts';
 import { GIB, MIB } from '../../../src/base/units.ts';
+import {
+  DIGEST_COUNT_MAX,
+  DIGEST_UNITS,
+  decodeDigestReply,
+  digestUnitOf,
+  encodeDigestReply,
+  encodeDigestRequest,
+} from '../../../src/link/digests.ts';
 import type { Frame, FrameTypeCode } from '../../../src/link/frame.ts';
 import { encodeFrame, FrameDecoder, FrameType, HEADER_SIZE } from '../../../src/link/frame.ts';
 import {
   BeginKind,
-  DIGEST_COUNT_MAX,
-  DIGEST_UNITS,
   decodeAck,
   decodeBegin,
-  decodeDigestReply,
   decodeHello,
   decodeRefused,
   decodeStage,
   decodeWelcome,
-  digestUnitOf,
   EXPORT_NAME_SIZE_MAX,
   encodeAck,
   encodeBegin,
-  encodeDigestReply,
-  encodeDigestRequest,
   encodeHello,
   encodeRefused,
   encodeRescanPlace,

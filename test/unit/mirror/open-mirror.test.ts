@@ -4,15 +4,14 @@ import { silentLog } from '../../../src/base/log.ts';
 import { MIB } from '../../../src/base/units.ts';
 import { digestOf } from '../../../src/io/digest.ts';
 import { Channel } from '../../../src/link/channel.ts';
+import { decodeDigestReply, encodeDigestRequest } from '../../../src/link/digests.ts';
 import { encodeFrame, FRAME_COMPLETE, type Frame, FrameType } from '../../../src/link/frame.ts';
 import {
   type Begin,
   decodeAck,
-  decodeDigestReply,
   decodeRefused,
   decodeWelcome,
   encodeBegin,
-  encodeDigestRequest,
   encodeHello,
   type Hello,
   type Positions,

@@ -615,7 +615,10 @@ export class ReplicaModel {
       if (viewCounts && this.#viewed(cell) !== local) assert(covered[cell]!, `G4: the view of cell ${cell} differs`);
       if (this.image[cell] === local && this.#durable[cell] === local) continue;
       const region = Math.floor((cell * CELL_SIZE) / marks.regionSize);
-      const stays = this.replica.mustStay(region) || this.#parts.sequences.of(region) > this.replica.recorded;
+      const stays =
+        marks.holds(region) ||
+        this.replica.stagedRun.holds(region) ||
+        this.#parts.sequences.of(region) > this.replica.recorded;
       assert(stays, `G4: cell ${cell} differs, and its region may be cleared`);
       assert(this.#parts.map.nextSet(0, region) === region, `G4: cell ${cell} differs, and its region is not set`);
     }

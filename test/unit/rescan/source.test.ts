@@ -5,7 +5,7 @@ import { GIB, KIB, MIB } from '../../../src/base/units.ts';
 import { digestUnits } from '../../../src/io/digest.ts';
 import type { ScanResult } from '../../../src/io/scan-pool.ts';
 import { newScanResult } from '../../../src/io/scan-request.ts';
-import type { DigestUnit } from '../../../src/link/messages.ts';
+import type { DigestUnit } from '../../../src/link/digests.ts';
 import { runsOfZeroes } from '../../../src/primary/runs-of-zeroes.ts';
 import { type DifferingRange, type Range, runPass, type SourcePorts } from '../../../src/rescan/source.ts';
 import { Marks } from '../../../src/store/marks.ts';
