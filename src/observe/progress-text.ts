@@ -18,7 +18,7 @@ export function rescanText(progress: RescanProgress): string {
   const pass = progress.pass > 1 ? `, pass ${progress.pass}` : '';
   return (
     `${progressBar(progress.comparedSize, progress.scopeSize)}  ${formatSize(left)} of ${formatSize(progress.scopeSize)} ` +
-    `left${eta}, ${repairText(progress)}${pass}`
+    `left${eta}, ${repairText(progress)}${pass}${progress.converging ? '' : ', not converging'}`
   );
 }
 

@@ -92,8 +92,10 @@ function mirrorLinkText(link: MirrorLinkStatus, paint: Paint): string[] {
     ['mode', modeText(link, paint)],
     ['lag', lagText(link)],
     ['window', `${formatSize(link.window.used)} of ${formatSize(link.window.limit)}`],
+    ['spool', spoolText(link)],
     ['position', positionText(link)],
-    ['marked', `${formatSize(link.markedSize)} in regions of ${formatSize(link.regionSize)}`],
+    ...neededPairs(link, paint),
+    ['marked', `${formatSize(link.markedSize)} in regions of ${formatSize(link.regionSize)}${mapText(link, paint)}`],
     [
       'wire',
       `${formatSize(link.wireSent)} sent, ${formatSize(link.wireReceived)} received, ${plural(link.sessions, 'session')}`,
@@ -109,6 +111,27 @@ function mirrorLinkText(link: MirrorLinkStatus, paint: Paint): string[] {
     `  mirror ${paint.strong(link.mirror)}  ${state} for ${formatDuration(link.stateAgeMs)}`,
     ...faintLabels(pairs, '    ', paint),
   ];
+}
+
+/** What has no room in the window, and whether it is kept in order or only the newest content of each block. */
+function spoolText({ spool }: MirrorLinkStatus): string {
+  if (spool.limit === 0) return 'none: what does not fit the window is compared later';
+  const merged = spool.rung === 'merged' ? ', only the newest content of each block' : '';
+  return `${formatSize(spool.used)} of ${formatSize(spool.limit)}${merged}`;
+}
+
+function neededPairs({ staging }: MirrorLinkStatus, paint: Paint): Pair[] {
+  const pairs: Pair[] = [];
+  if (staging.used > 0) pairs.push(['staged', `${formatSize(staging.used)}, beside the mirror’s image`]);
+  if (staging.needed > 0) {
+    pairs.push(['staging', paint.bad(`the mirror has too little room: at least ${formatSize(staging.needed)} needed`)]);
+  }
+  return pairs;
+}
+
+function mapText({ map }: MirrorLinkStatus, paint: Paint): string {
+  if (map.valid) return '';
+  return `\n${paint.bad('the dirty map cannot be written: the next start compares everything')}`;
 }
 
 /** `flush`, and whether what it promises holds now. */

@@ -12,6 +12,7 @@ import {
   encodeRequest,
   REQUEST_SIZE_MAX,
   REQUESTS_WAITING_MAX,
+  type Request,
 } from '../../../src/control/protocol.ts';
 import { type ControlHandler, type ControlServer, startControlServer } from '../../../src/control/server.ts';
 import { type Clock, systemClock } from '../../../src/io/clock.ts';
@@ -26,6 +27,7 @@ function handlerWith(changes: Partial<ControlHandler> = {}): ControlHandler {
     describe: () => ({ role: 'primary', pid: process.pid, version: '1.2.3', targets: ['/srv/disk.img', 'disk'] }),
     status: () => STATUS,
     verify: async () => ({ differingSize: 0 }),
+    recover: () => Promise.reject(new Failure('usage', 'a primary has no image to recover')),
     ...changes,
   };
 }
@@ -40,7 +42,7 @@ async function serve(
   return server;
 }
 
-function askIt(server: ControlServer, command: 'status' | 'verify', onProgress?: (progress: object) => void) {
+function askIt(server: ControlServer, command: Request, onProgress?: (progress: object) => void) {
   return ask(nodeNetwork, systemClock, server.path, command, onProgress);
 }
 
@@ -78,6 +80,26 @@ describe('the control socket', () => {
     const seen: object[] = [];
     expect(await askIt(server, 'verify', (progress) => seen.push(progress))).toEqual({ done: true });
     expect(seen).toEqual([{ step: 1 }, { step: 2 }, { step: 3 }]);
+  });
+
+  it('hands over which image to recover, and how', async () => {
+    const asked: unknown[] = [];
+    const server = await serve(
+      temporaryFolder(),
+      handlerWith({
+        async recover(image, dryRun) {
+          asked.push([image, dryRun]);
+          return { image };
+        },
+      }),
+    );
+    const image = '/srv/mirrors/grün.img';
+    expect(await askIt(server, { command: 'recover', image, dryRun: true })).toEqual({ image });
+    expect(await askIt(server, { command: 'recover', image, dryRun: false })).toEqual({ image });
+    expect(asked).toEqual([
+      [image, true],
+      [image, false],
+    ]);
   });
 
   it('hands over a failure with its code', async () => {

@@ -18,6 +18,17 @@ describe('a request', () => {
     expect(decodeRequest(line.trimEnd())).toBe(command);
   });
 
+  it('to recover an image is one line and reads back, whatever the path', () => {
+    fc.assert(
+      fc.property(fc.string(), fc.boolean(), (image, dryRun) => {
+        const request = { command: 'recover', image, dryRun } as const;
+        const line = encodeRequest(request).toString();
+        expect(line).toMatch(/^[^\n]*\n$/);
+        expect(decodeRequest(line.trimEnd())).toEqual(request);
+      }),
+    );
+  });
+
   it('of another protocol is refused as a version mismatch, before its command is looked at', () => {
     expect(() => decodeRequest('{"protocol":2,"command":"novelty"}')).toThrow(
       expect.objectContaining({ code: 'peer-version' }),
@@ -32,6 +43,10 @@ describe('a request', () => {
     '"status"',
     '{"protocol":1}',
     '{"protocol":1,"command":"format"}',
+    '{"protocol":1,"command":"recover"}',
+    '{"protocol":1,"command":"recover","image":"/a"}',
+    '{"protocol":1,"command":"recover","image":7,"dryRun":false}',
+    '{"protocol":1,"command":"recover","image":"/a","dryRun":"no"}',
     '{"protocol":1,',
   ])('%j is refused with a code', (line) => {
     expect(() => decodeRequest(line)).toThrow(Failure);
@@ -45,7 +60,8 @@ describe('a request', () => {
 
 function isCommandOrFailure(line: string): boolean {
   try {
-    return COMMANDS.includes(decodeRequest(line));
+    const request = decodeRequest(line);
+    return typeof request === 'string' ? COMMANDS.includes(request) : request.command === 'recover';
   } catch (error) {
     return error instanceof Failure;
   }

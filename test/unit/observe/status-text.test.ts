@@ -23,6 +23,9 @@ const LINK: MirrorLinkStatus = {
   recorded: 12_200,
   lag: { operations: 5, bytes: 20_480, ms: 3 },
   window: { used: MIB, limit: 64 * MIB },
+  spool: { used: 0, limit: GIB, rung: 'window', rungChanges: 0 },
+  staging: { used: 0, needed: 0 },
+  map: { valid: true, set: 7, version: 3 },
   markedSize: 3 * MIB,
   unreadableSize: 0,
   regionSize: MIB,
@@ -43,6 +46,7 @@ const RESCAN: RescanProgress = {
   elapsedMs: 2000,
   etaMs: 6000,
   pass: 1,
+  converging: true,
 };
 
 function serveStatus(link?: Partial<MirrorLinkStatus>): ServeStatus {
@@ -96,6 +100,7 @@ describe('the status of a primary', () => {
       '    mode      async',
       '    lag       5 operations, 20 KiB, 3 ms',
       '    window    1 MiB of 64 MiB',
+      '    spool     0 B of 1 GiB',
       '    position  received 12,345, applied 12,340, durable 12,300, recorded 12,200',
       '    marked    3 MiB in regions of 1 MiB',
       '    wire      10 MiB sent, 2 KiB received, 2 sessions',
@@ -105,6 +110,34 @@ describe('the status of a primary', () => {
   it('shows a rescan with its bar, bytes left and remaining time', () => {
     const text = statusText(serveStatus({ state: 'rescan', rescan: RESCAN })).join('\n');
     expect(text).toContain('rescan    [█████░░░░░░░░░░░░░░░]  25 %  768 MiB of 1 GiB left, about 6.0 s, 5 MiB shipped');
+  });
+
+  it('says of a rescan that it does not converge', () => {
+    const rescan = { ...RESCAN, pass: 3, converging: false };
+    expect(statusText(serveStatus({ state: 'rescan', rescan })).join('\n')).toContain(', pass 3, not converging');
+  });
+
+  it('shows what is spooled, and whether order is kept', () => {
+    const spool = { used: 3 * MIB, limit: GIB, rung: 'spool', rungChanges: 1 } as const;
+    expect(statusText(serveStatus({ spool }))).toContain('    spool     3 MiB of 1 GiB');
+    expect(statusText(serveStatus({ spool: { ...spool, rung: 'merged' } }))).toContain(
+      '    spool     3 MiB of 1 GiB, only the newest content of each block',
+    );
+    expect(statusText(serveStatus({ spool: { ...spool, used: 0, limit: 0, rung: 'window' } }))).toContain(
+      '    spool     none: what does not fit the window is compared later',
+    );
+  });
+
+  it('shows what is staged, how much room is missing for it, and a dirty map that is of no use', () => {
+    expect(statusText(serveStatus({ staging: { used: 5 * MIB, needed: 0 } }))).toContain(
+      '    staged    5 MiB, beside the mirror’s image',
+    );
+    expect(statusText(serveStatus({ staging: { used: 0, needed: 7 * MIB } }))).toContain(
+      '    staging   the mirror has too little room: at least 7 MiB needed',
+    );
+    const lines = statusText(serveStatus({ map: { valid: false, set: 0, version: 3 } }));
+    const at = lines.indexOf('    marked    3 MiB in regions of 1 MiB');
+    expect(lines[at + 1]).toBe('              the dirty map cannot be written: the next start compares everything');
   });
 
   it('names a problem, what to do, and when it tries again', () => {
@@ -153,6 +186,30 @@ describe('the status of a primary', () => {
   });
 });
 
+const ENTRY: MirrorExportStatus = {
+  name: 'web/root',
+  image: '/srv/mirrors/web/root.img',
+  size: GIB,
+  replicaId: '',
+  volumeId: '',
+  generation: '',
+  run: '',
+  state: 'seeding',
+  consistent: false,
+  exact: false,
+  committing: false,
+  received: 7,
+  applied: 6,
+  durable: 5,
+  recorded: 4,
+  recordedAgeMs: undefined,
+  staging: undefined,
+  lastMessageAgeMs: 1500,
+  lag: { operations: 1, bytes: 4096 },
+  primary: '198.51.100.7:40112',
+  problem: { code: 'mirror-no-space', message: 'no space left', hint: 'Free space in the mirror directory.' },
+};
+
 describe('the status of a mirror', () => {
   it('says that exports will appear', () => {
     expect(statusText(MIRROR)).toContain('  exports    none yet: they appear when a primary connects');
@@ -160,26 +217,7 @@ describe('the status of a mirror', () => {
   });
 
   it('names image, consistency, primary and problem of every export', () => {
-    const entry: MirrorExportStatus = {
-      name: 'web/root',
-      image: '/srv/mirrors/web/root.img',
-      size: GIB,
-      replicaId: '',
-      volumeId: '',
-      generation: '',
-      run: '',
-      state: 'seeding',
-      consistent: false,
-      received: 7,
-      applied: 6,
-      durable: 5,
-      recorded: 4,
-      lastMessageAgeMs: 1500,
-      lag: { operations: 1, bytes: 4096 },
-      primary: '198.51.100.7:40112',
-      problem: { code: 'mirror-no-space', message: 'no space left', hint: 'Free space in the mirror directory.' },
-    };
-    expect(statusText({ ...MIRROR, exports: [entry] }).slice(2)).toEqual([
+    expect(statusText({ ...MIRROR, exports: [ENTRY] }).slice(2)).toEqual([
       '  web/root  seeding',
       '    image     /srv/mirrors/web/root.img, 1 GiB',
       '    content   being filled: not consistent until this is done',
@@ -189,6 +227,32 @@ describe('the status of a mirror', () => {
       '    problem   mirror-no-space: no space left',
       '              Free space in the mirror directory.',
     ]);
+  });
+
+  it.each([
+    [{}, 'consistent'],
+    [{ exact: false }, 'consistent: as a disk after a power cut, until a primary has brought it up to date'],
+    [{ consistent: false, exact: false }, 'being filled: not consistent until this is done'],
+    [
+      { consistent: false, exact: false, committing: true },
+      'half new: a complete staged run has yet to be copied (`nbdtwin recover`, or a primary)',
+    ],
+  ])('says what the image is: %o', (content, text) => {
+    const entry = { ...ENTRY, consistent: true, exact: true, ...content };
+    expect(statusText({ ...MIRROR, exports: [entry] })).toContain(`    content   ${text}`);
+  });
+
+  it('shows what is staged beside the image, and how old the recorded position is', () => {
+    const staging = { size: 5 * MIB, limit: 64 * MIB, ageMs: 3000, committed: false, through: false };
+    const text = (changes: Partial<typeof staging>, limit: number | undefined = 64 * MIB): string[] =>
+      statusText({
+        ...MIRROR,
+        exports: [{ ...ENTRY, recordedAgeMs: 2000, staging: { ...staging, limit, ...changes } }],
+      });
+    expect(text({})).toContain('    staged    5 MiB of 64 MiB, beside the image, which stays as it is, for 3.0 s');
+    expect(text({})).toContain('              written down 2.0 s ago');
+    expect(text({ committed: true })).toContain('    staged    5 MiB of 64 MiB, complete, for 3.0 s');
+    expect(text({ through: true })).toContain('    staged    no room: goes straight to the image, for 3.0 s');
   });
 });
 

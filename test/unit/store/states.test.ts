@@ -32,6 +32,9 @@ const primaryState: fc.Arbitrary<PrimaryState> = fc.record({
   sequence: count,
   checkpoint: count,
   clean: fc.boolean(),
+  mapValid: fc.boolean(),
+  inOrder: fc.boolean(),
+  spoolBase: count,
   identity,
 });
 const mirrorState: fc.Arbitrary<MirrorState> = fc.record({
@@ -68,6 +71,9 @@ describe('the state of a primary', () => {
     sequence: 0x010203,
     checkpoint: 5,
     clean: true,
+    mapValid: true,
+    inOrder: false,
+    spoolBase: 0x0709,
     identity: ID,
   };
 
@@ -78,17 +84,26 @@ describe('the state of a primary', () => {
         '03'.repeat(16) +
         '0302010000000000' +
         '0500000000000000' +
-        '01000000' +
+        '03000000' +
         '00000000' +
         '4030201000000000' +
         '8877665544332211' +
+        '0907000000000000' +
         '0400' +
         '0200' +
         '383a3432' +
         '04'.repeat(16) +
         '05'.repeat(16),
     );
-    expect(encodePrimaryState(state).length).toBe(128);
+    expect(encodePrimaryState(state).length).toBe(136);
+    // A bit for each of: clean, the map is valid, in order.
+    for (const [flags, bits] of [
+      [{ clean: true, mapValid: false, inOrder: false }, 1],
+      [{ clean: false, mapValid: true, inOrder: false }, 2],
+      [{ clean: false, mapValid: false, inOrder: true }, 4],
+    ] as const) {
+      expect(encodePrimaryState({ ...state, ...flags }).readUInt32LE(64)).toBe(bits);
+    }
   });
 
   it('comes back from its bytes', () => {
@@ -108,16 +123,16 @@ describe('the state of a primary', () => {
   });
 
   it('with a number above 2^53-1, too long an inode or too many runs is corrupt', () => {
-    for (const offset of [48, 56, 72]) {
+    for (const offset of [48, 56, 72, 88]) {
       const bytes = encodePrimaryState(state);
       bytes.writeBigUInt64LE(2n ** 53n, offset);
       expect(() => decodePrimaryState(bytes)).toThrow(corrupt);
     }
     const bytes = Buffer.concat([encodePrimaryState(state), Buffer.alloc(61)]);
-    bytes.writeUInt16LE(65, 88);
+    bytes.writeUInt16LE(65, 96);
     expect(() => decodePrimaryState(bytes)).toThrow(corrupt);
     const many = Buffer.concat([encodePrimaryState(state), Buffer.alloc(127 * 16)]);
-    many.writeUInt16LE(129, 90);
+    many.writeUInt16LE(129, 98);
     expect(() => decodePrimaryState(many)).toThrow(corrupt);
   });
 
@@ -134,6 +149,14 @@ describe('the state of a primary', () => {
     expect(runsUpTo(state)).toEqual([filled(3), filled(4), filled(5)]);
   });
 
+  it('of the version before is not taken for one of this', async () => {
+    const files = new MemoryFiles();
+    const former = { ...PRIMARY_STATE, kind: { ...PRIMARY_STATE.kind, version: 1 } };
+    await (await createStateFile(files, former, '/primary', state)).close();
+    await expect(openStateFile(files, PRIMARY_STATE, '/primary')).rejects.toEqual(corrupt);
+    expect(files.openCount).toBe(0);
+  });
+
   it('is no longer clean, durably, once serving without replication begins', async () => {
     const files = new MemoryFiles();
     await forgetCleanStop(files, '/disk.twin');
@@ -143,9 +166,20 @@ describe('the state of a primary', () => {
     const { disk } = files.file('/disk.twin/primary');
     expect(disk.durableContent().equals(disk.content())).toBe(true);
     const file = await openStateFile(files, PRIMARY_STATE, '/disk.twin/primary');
-    expect(file!.state).toEqual({ ...state, clean: false });
+    // What is written now is not marked either.
+    expect(file!.state).toEqual({ ...state, clean: false, mapValid: false });
     await file!.close();
     expect(files.openCount).toBe(0);
+  });
+
+  it('that was not clean, but whose map was valid, says that it is not, too', async () => {
+    const files = new MemoryFiles();
+    await (await createStateFile(files, PRIMARY_STATE, '/disk.twin/primary', { ...state, clean: false })).close();
+    await forgetCleanStop(files, '/disk.twin');
+    expect(await readStateFile(files, PRIMARY_STATE, '/disk.twin/primary')).toMatchObject({
+      clean: false,
+      mapValid: false,
+    });
   });
 });
 
