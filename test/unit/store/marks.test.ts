@@ -8,8 +8,6 @@ class Model {
   readonly size: number;
   readonly marked = new Set<number>();
   fresh: Set<number> | undefined;
-  clearedThrough = 0;
-  checkpoint = 0;
 
   constructor(size: number) {
     this.size = size;
@@ -30,18 +28,23 @@ class Model {
       .map((region): [number, number] => [region * MIB, Math.min(this.size, (region + 1) * MIB)]);
   }
 
-  clearThrough(from: number, end: number, sequence: number, checkpoint: number): void {
-    if (this.fresh === undefined) return;
-    this.clearedThrough = Math.max(this.clearedThrough, sequence);
-    this.checkpoint = Math.max(this.checkpoint, checkpoint);
-    for (const region of this.marked) {
+  /** Returns the regions that are no longer marked. */
+  clearThrough(from: number, end: number): number[] {
+    const cleared: number[] = [];
+    if (this.fresh === undefined) return cleared;
+    for (const region of [...this.marked].sort((a, b) => a - b)) {
       const regionEnd = Math.min(this.size, (region + 1) * MIB);
-      if ((region + 1) * MIB > from && regionEnd <= end && !this.fresh.has(region)) this.marked.delete(region);
+      if ((region + 1) * MIB > from && regionEnd <= end && !this.fresh.has(region)) {
+        this.marked.delete(region);
+        cleared.push(region);
+      }
     }
+    return cleared;
   }
 }
 
 const SIZE = 9 * MIB + 1536;
+const ignore = (): void => undefined;
 
 type Found = { offset: number; length: number } | undefined;
 
@@ -72,17 +75,17 @@ const range = fc
   .map(([offset, length]) => ({ offset, length: Math.min(length, SIZE - offset) }));
 type Step =
   | { kind: 'mark'; range: { offset: number; length: number } }
-  | { kind: 'clear'; range: { offset: number; length: number }; checkpoint: number }
-  | { kind: 'markAll' | 'beginPass' | 'endPass' | 'forgotten' };
+  | { kind: 'clear'; range: { offset: number; length: number } }
+  | { kind: 'markRegion'; region: number }
+  | { kind: 'markAll' | 'beginPass' | 'endPass' };
 
 const markStep: fc.Arbitrary<Step> = fc.record({ kind: fc.constant('mark'), range });
-const clearStep: fc.Arbitrary<Step> = fc.record({ kind: fc.constant('clear'), range, checkpoint: fc.nat(9) });
-const otherStep: fc.Arbitrary<Step> = fc.record({
-  kind: fc.constantFrom('markAll', 'beginPass', 'endPass', 'forgotten'),
-});
+const clearStep: fc.Arbitrary<Step> = fc.record({ kind: fc.constant('clear'), range });
+const regionStep: fc.Arbitrary<Step> = fc.record({ kind: fc.constant('markRegion'), region: fc.nat(9) });
+const otherStep: fc.Arbitrary<Step> = fc.record({ kind: fc.constantFrom('markAll', 'beginPass', 'endPass') });
 
-/** Does the step with both; returns what marks and model say of the snapshot of the pass, where one begins. */
-function perform(marks: Marks, model: Model, step: Step, sequence: number, piece: number): [unknown, unknown] {
+/** Does the step with both; returns what marks and model say of it: the snapshot of a pass, or what was cleared. */
+function perform(marks: Marks, model: Model, step: Step, piece: number): [unknown, unknown] {
   switch (step.kind) {
     case 'mark':
       marks.mark(step.range.offset, step.range.length);
@@ -90,10 +93,14 @@ function perform(marks: Marks, model: Model, step: Step, sequence: number, piece
       break;
     case 'clear': {
       const end = step.range.offset + step.range.length;
-      marks.clearThrough(step.range.offset, end, sequence, step.checkpoint);
-      model.clearThrough(step.range.offset, end, sequence, step.checkpoint);
-      break;
+      const cleared: number[] = [];
+      marks.clearThrough(step.range.offset, end, (region) => cleared.push(region));
+      return [cleared, model.clearThrough(step.range.offset, end)];
     }
+    case 'markRegion':
+      marks.markRegion(step.region);
+      model.mark(step.region * MIB, 1);
+      break;
     case 'markAll':
       marks.markAll();
       model.mark(0, SIZE);
@@ -101,10 +108,6 @@ function perform(marks: Marks, model: Model, step: Step, sequence: number, piece
     case 'endPass':
       marks.endPass();
       model.fresh = undefined;
-      break;
-    case 'forgotten':
-      marks.forgotten(sequence);
-      model.clearedThrough = sequence;
       break;
     case 'beginPass': {
       const snapshot = marks.beginPass();
@@ -121,30 +124,28 @@ function perform(marks: Marks, model: Model, step: Step, sequence: number, piece
 
 describe('marks', () => {
   it('behave like sets of regions under any sequence of marking, passes and clearing', () => {
-    const steps = fc.array(fc.oneof(markStep, clearStep, otherStep), { maxLength: 40 });
+    const steps = fc.array(fc.oneof(markStep, clearStep, regionStep, otherStep), { maxLength: 40 });
     fc.assert(
       fc.property(steps, fc.constantFrom(300_001, MIB, 3 * MIB, GIB), (taken, piece) => {
         const marks = new Marks(SIZE);
         const model = new Model(SIZE);
-        taken.forEach((step, index) => {
-          const [snapshot, expectedSnapshot] = perform(marks, model, step, index + 1, piece);
+        for (const step of taken) {
+          const [said, expectedSaid] = perform(marks, model, step, piece);
           const ranges = model.ranges(model.marked);
           expect({
-            snapshot,
+            said,
             count: marks.count,
             markedSize: marks.markedSize,
             marked: walk(piece, (at, lengthMax) => marks.nextMarked(at, lengthMax)),
-            clearedThrough: marks.clearedThrough,
-            checkpoint: marks.checkpoint,
+            held: Array.from({ length: 10 }, (_, region) => marks.holds(region)),
           }).toEqual({
-            snapshot: expectedSnapshot,
+            said: expectedSaid,
             count: model.marked.size,
             markedSize: ranges.reduce((sum, [from, to]) => sum + to - from, 0),
             marked: joined(ranges),
-            clearedThrough: model.clearedThrough,
-            checkpoint: model.checkpoint,
+            held: Array.from({ length: 10 }, (_, region) => model.marked.has(region)),
           });
-        });
+        }
       }),
       { numRuns: 200 },
     );
@@ -161,7 +162,7 @@ describe('marks', () => {
           const next = marks.nextOf(snapshot, at, piece);
           if (next === undefined) break;
           at = next.offset + next.length;
-          marks.clearThrough(next.offset, at, 5, 1);
+          marks.clearThrough(next.offset, at, ignore);
         }
         expect(marks.count).toBe(0);
       }),
@@ -173,9 +174,9 @@ describe('marks', () => {
     const marks = new Marks(3 * MIB);
     marks.markAll();
     marks.beginPass();
-    marks.clearThrough(0, MIB + MIB / 2, 1, 1);
+    marks.clearThrough(0, MIB + MIB / 2, ignore);
     expect(marks.nextMarked(0, GIB)).toEqual({ offset: MIB, length: 2 * MIB });
-    marks.clearThrough(MIB + MIB / 2, 2 * MIB, 1, 1);
+    marks.clearThrough(MIB + MIB / 2, 2 * MIB, ignore);
     expect(marks.nextMarked(0, GIB)).toEqual({ offset: 2 * MIB, length: MIB });
   });
 
@@ -184,7 +185,7 @@ describe('marks', () => {
     marks.markAll();
     marks.beginPass();
     marks.mark(2 * MIB + 7, 1);
-    marks.clearThrough(0, 4 * MIB, 9, 1);
+    marks.clearThrough(0, 4 * MIB, ignore);
     marks.endPass();
     expect(marks.nextMarked(0, GIB)).toEqual({ offset: 2 * MIB, length: MIB });
   });
@@ -194,9 +195,8 @@ describe('marks', () => {
     marks.markAll();
     marks.beginPass();
     marks.endPass();
-    marks.clearThrough(0, 4 * MIB, 9, 1);
+    marks.clearThrough(0, 4 * MIB, ignore);
     expect(marks.count).toBe(4);
-    expect(marks.clearedThrough).toBe(0);
   });
 
   it('count the last region with the bytes that it has', () => {
@@ -219,7 +219,7 @@ describe('marks', () => {
     expect([marks.unreadableSize, marks.markedSize]).toEqual([0, 3 * MIB]);
     // Found unreadable again: compared as far as can be, and remembered.
     marks.markUnreadable(0, 1);
-    marks.clearThrough(0, 4 * MIB, 1, 1);
+    marks.clearThrough(0, 4 * MIB, ignore);
     expect([marks.unreadableSize, marks.count]).toEqual([MIB, 0]);
   });
 
@@ -231,23 +231,54 @@ describe('marks', () => {
     expect(() => marks.mark(-1, 1)).toThrow('mark inside the disk');
   });
 
-  it('cover an image that is not older than what was last cleared or forgotten', () => {
+  it('are held with what could not be read, also when they are not marked', () => {
+    const marks = new Marks(4 * MIB);
+    marks.markRegion(1);
+    marks.markUnreadable(2 * MIB, 1);
+    expect([0, 1, 2, 3].map((region) => marks.holds(region))).toEqual([false, true, true, false]);
+  });
+
+  it('cover nothing before a session or a clean stop has said from where', () => {
+    const marks = new Marks(4 * MIB);
+    expect(marks.coverFrom(Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER)).toBe(false);
+    marks.settled(7, 1);
+    expect(marks.coverFrom(7, 1)).toBe(false);
+    marks.startAt(7, 1);
+    expect(marks.coverFrom(7, 1)).toBe(true);
+  });
+
+  it('cover an image that is not older than what has settled in it', () => {
     const marks = new Marks(4 * MIB);
     marks.startAt(10, 2);
     expect(marks.coverFrom(10, 2)).toBe(true);
     expect(marks.coverFrom(9, 2)).toBe(false);
     expect(marks.coverFrom(10, 1)).toBe(false);
-    marks.forgotten(12);
-    expect(marks.coverFrom(11, 2)).toBe(false);
-    expect(marks.coverFrom(12, 2)).toBe(true);
+    marks.settled(12, 0);
+    expect([marks.coverFrom(11, 2), marks.coverFrom(12, 2)]).toEqual([false, true]);
+    marks.settled(15, 3);
+    expect([marks.coverFrom(15, 2), marks.coverFrom(14, 3), marks.coverFrom(15, 3)]).toEqual([false, false, true]);
+    // What settles late makes nothing younger.
+    marks.settled(3, 1);
+    expect([marks.coverFrom(14, 3), marks.coverFrom(15, 3), marks.checkpoint]).toEqual([false, true, 3]);
+  });
+
+  it('say nothing of the image by being cleared: that may be so in the view only', () => {
+    const marks = new Marks(4 * MIB);
+    marks.startAt(10, 2);
     marks.markAll();
     marks.beginPass();
-    marks.clearThrough(0, MIB, 15, 3);
-    expect(marks.coverFrom(15, 2)).toBe(false);
-    expect(marks.coverFrom(14, 3)).toBe(false);
-    expect(marks.coverFrom(15, 3)).toBe(true);
-    marks.forgotten(3);
-    expect(marks.clearedThrough).toBe(15);
+    const cleared: number[] = [];
+    marks.clearThrough(0, 2 * MIB, (region) => cleared.push(region));
+    expect(cleared).toEqual([0, 1]);
+    expect(marks.coverFrom(10, 2)).toBe(true);
+  });
+
+  it('cover an older image again once a session begins there', () => {
+    const marks = new Marks(4 * MIB);
+    marks.startAt(10, 2);
+    marks.startAt(4, 1);
+    expect(marks.coverFrom(4, 1)).toBe(true);
+    expect(marks.coverFrom(3, 1)).toBe(false);
   });
 });
 
@@ -276,7 +307,7 @@ describe('regions', () => {
     expect(marks.nextMarked(4 * TIB, MIB)).toEqual({ offset: 4 * TIB, length: MIB });
     expect(marks.nextMarked(size, MIB)).toBeUndefined();
     marks.beginPass();
-    marks.clearThrough(4 * TIB, size, 1, 1);
+    marks.clearThrough(4 * TIB, size, ignore);
     expect(marks.count).toBe(1);
   });
 });
