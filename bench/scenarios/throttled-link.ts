@@ -11,15 +11,16 @@ import { TokenBucket } from './token-bucket.ts';
 
 /** Tokens that gather while nothing is sent, as milliseconds of the rate. */
 const BURST_MS = 50;
-/** Worth waking up for, as milliseconds of the rate. */
+/** Worth waking up for, as milliseconds of the rate: of what waits, no smaller piece is carried. */
 const QUANTUM_MS = 5;
 
 /** One direction of the link. */
 class Direction {
   readonly bucket: TokenBucket;
   readonly quantum: number;
-  /** Bytes so far. */
+  /** Bytes so far, and in how many pieces. */
   carried = 0;
+  pieces = 0;
 
   constructor(rate: number) {
     this.bucket = new TokenBucket(rate, Math.ceil((rate * BURST_MS) / 1000), performance.now());
@@ -59,6 +60,11 @@ export class ThrottledLink {
   /** Bytes from the side that connects, and back. */
   get carried(): { readonly toTarget: number; readonly toClient: number } {
     return { toTarget: this.#toTarget.carried, toClient: this.#toClient.carried };
+  }
+
+  /** Pieces that this was carried in. */
+  get pieces(): { readonly toTarget: number; readonly toClient: number } {
+    return { toTarget: this.#toTarget.pieces, toClient: this.#toClient.pieces };
   }
 
   /** Connections so far. */
@@ -103,12 +109,15 @@ function carry(from: net.Socket, to: net.Socket, direction: Direction): void {
   };
   const pump = (): void => {
     while (!waiting && !from.destroyed && !to.destroyed && from.readableLength > 0) {
-      const size = direction.bucket.take(from.readableLength, performance.now());
+      // Never a few bytes because a few tokens are there: that would cost more than it carries.
+      const least = Math.min(direction.quantum, from.readableLength);
+      const size = direction.bucket.take(least, from.readableLength, performance.now());
       if (size === 0) {
         waiting = true;
-        setTimeout(resume, direction.bucket.waitMs(Math.min(direction.quantum, from.readableLength)));
+        setTimeout(resume, direction.bucket.waitMs(least));
         return;
       }
+      direction.pieces += 1;
       direction.carried += size;
       const chunk = from.read(size) as Buffer;
       if (!to.write(chunk)) {

@@ -16,10 +16,14 @@ export class TokenBucket {
     this.#atMs = nowMs;
   }
 
-  /** Takes as many whole tokens as there are, at most `most`; 0 when there are none. Time never goes back. */
-  take(most: number, nowMs: number): number {
+  /**
+   * Takes as many whole tokens as there are, at most `most`; none when there are fewer than `least`, which is at most
+   * the burst. Time never goes back.
+   */
+  take(least: number, most: number, nowMs: number): number {
     this.#tokens = Math.min(this.#burst, this.#tokens + ((nowMs - this.#atMs) / 1000) * this.#rate);
     this.#atMs = nowMs;
+    if (this.#tokens < least) return 0;
     const taken = Math.min(most, Math.floor(this.#tokens));
     this.#tokens -= taken;
     return taken;

@@ -8,7 +8,10 @@ import { TokenBucket } from '../../bench/scenarios/token-bucket.ts';
 
 describe('a token bucket', () => {
   it('gives no more than the rate and one burst in any span of time', () => {
-    const steps = fc.array(fc.record({ passMs: fc.nat(200), most: fc.nat(5000) }), { minLength: 1, maxLength: 60 });
+    const steps = fc.array(fc.record({ passMs: fc.nat(200), least: fc.nat(100), most: fc.nat(5000) }), {
+      minLength: 1,
+      maxLength: 60,
+    });
     fc.assert(
       fc.property(
         fc.integer({ min: 1, max: 100_000 }),
@@ -17,9 +20,9 @@ describe('a token bucket', () => {
         (rate, burst, all) => {
           const bucket = new TokenBucket(rate, burst, 0);
           let nowMs = 0;
-          const takes = all.map(({ passMs, most }) => {
+          const takes = all.map(({ passMs, least, most }) => {
             nowMs += passMs;
-            const taken = bucket.take(most, nowMs);
+            const taken = bucket.take(Math.min(least, most, burst), most, nowMs);
             expect(taken).toBeLessThanOrEqual(most);
             return { nowMs, taken };
           });
@@ -38,16 +41,18 @@ describe('a token bucket', () => {
   it('wastes nothing while somebody takes all there is', () => {
     const bucket = new TokenBucket(1000, 100, 0);
     let taken = 0;
-    for (let nowMs = 0; nowMs <= 10_000; nowMs += 7) taken += bucket.take(1000, nowMs);
+    for (let nowMs = 0; nowMs <= 10_000; nowMs += 7) taken += bucket.take(1, 1000, nowMs);
     expect(taken).toBeGreaterThanOrEqual(100 + 9990);
   });
 
   it('says how long to wait, and has the tokens then', () => {
     const bucket = new TokenBucket(1000, 100, 0);
-    expect(bucket.take(1000, 0)).toBe(100);
-    expect(bucket.take(1000, 0)).toBe(0);
+    expect(bucket.take(1, 1000, 0)).toBe(100);
+    expect(bucket.take(1, 1000, 0)).toBe(0);
     expect(bucket.waitMs(50)).toBe(50);
-    expect(bucket.take(1000, 50)).toBe(50);
+    expect(bucket.take(50, 1000, 49)).toBe(0);
+    expect(bucket.waitMs(50)).toBe(1);
+    expect(bucket.take(50, 1000, 50)).toBe(50);
   });
 });
 
@@ -92,6 +97,8 @@ describe('the throttled link', () => {
     expect(digest(answered)).toBe(digest(answer));
     expect(link.carried).toEqual({ toTarget: question.length, toClient: answer.length });
     expect(link.connections).toBe(1);
+    // Five milliseconds of the rate at a time, or all that waits: not a few bytes whenever there are a few tokens.
+    expect(link.pieces.toTarget).toBeLessThan(question.length / 2000);
   });
 
   it('takes no more from a sender than its tokens and the receiver allow', async () => {
