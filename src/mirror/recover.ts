@@ -101,7 +101,7 @@ export function reportOf(
     sequence: image.recorded,
     consistent: image.consistent,
     reason: image.reason,
-    exact: image.exact && image.applied === image.recorded,
+    exact: image.consistent && image.exact && image.applied === image.recorded,
     staging,
     ...more,
   };
@@ -124,7 +124,7 @@ async function lookAt(world: World, path: string): Promise<RecoverReport> {
       sequence: after.recorded,
       consistent,
       reason: strangeness ?? (consistent ? undefined : inconsistencyOf(after)),
-      exact: strangeness === undefined && (state.clean || committed !== undefined),
+      exact: consistent && (state.clean || committed !== undefined),
       staging: found === undefined ? 'none' : outcome,
       dryRun: true,
       mirror: undefined,

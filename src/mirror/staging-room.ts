@@ -16,7 +16,7 @@ export async function stagingRoom(
 ): Promise<number> {
   const free = await world.files.freeSize(disk.path.slice(0, disk.path.lastIndexOf('/')) || '/');
   const room = Math.max(0, free + (run?.stagedSize ?? 0) - (run?.wanted ?? 0));
-  return Math.min(room, rules.limit ?? room);
+  return Math.min(room, rules.limit ?? room, Number.MAX_SAFE_INTEGER);
 }
 
 /** What the state says of an image that is at no position. */

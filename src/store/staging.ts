@@ -207,8 +207,9 @@ export class Staging {
 
   /** What a run that is there says of itself; nothing is changed. Undefined when there is none. Failures: `state-corrupt`. */
   static async look(files: FileSystem, directory: string): Promise<StagingSummary | undefined> {
-    const contents = await readLog(files, `${directory}/${LOG_NAME}`);
-    if (contents === undefined) return undefined;
+    const path = `${directory}/${LOG_NAME}`;
+    if ((await files.exists(path)) === undefined) return undefined;
+    const contents = await readLog(files, path);
     const { id, base, committed } = contents;
     return { id, base, committed, position: contents.batches.at(-1)?.position };
   }

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { runNbdtwin } from '../support/daemon.ts';
 
-const COMMANDS = ['serve', 'mirror', 'status', 'verify', 'secret', 'attach', 'detach', 'demo'];
+const COMMANDS = ['serve', 'mirror', 'status', 'verify', 'recover', 'secret', 'attach', 'detach', 'demo'];
 
 describe('help', () => {
   it('names every command, on stdout', async () => {
@@ -46,6 +46,9 @@ describe('wrong usage', () => {
     [['frobnicate'], /^nbdtwin: usage: unknown command 'frobnicate'/],
     [['serve'], /missing required argument 'disk'/],
     [['serve', 'a', 'b'], /too many arguments/],
+    [['recover'], /missing required argument 'image'/],
+    [['mirror', 'd', '--staging-limit', '1K'], /This size must be from 1 MiB/],
+    [['mirror', 'd', '--staging-overflow', 'maybe'], /Allowed choices are keep, continue/],
     [['serve', 'a', '--bogus'], /unknown option '--bogus'/],
     [['serve', 'a', '--window', 'much'], /A size is a number/],
     [['serve', 'a', '--window', '1K'], /This size must be from 1 MiB to 64 GiB/],

@@ -5,7 +5,7 @@ import { MIB } from '../../../src/base/units.ts';
 import { digestOf } from '../../../src/io/digest.ts';
 import { Channel } from '../../../src/link/channel.ts';
 import { decodeDigestReply, encodeDigestRequest } from '../../../src/link/digests.ts';
-import { encodeFrame, FRAME_COMPLETE, type Frame, FrameType } from '../../../src/link/frame.ts';
+import { encodeFrame, FRAME_COMPLETE, FRAME_REPAIR, type Frame, FrameType } from '../../../src/link/frame.ts';
 import {
   type Begin,
   decodeAck,
@@ -17,6 +17,7 @@ import {
   type Positions,
   type Welcome,
 } from '../../../src/link/messages.ts';
+import type { StagingRules } from '../../../src/mirror/image-state.ts';
 import type { Mirror } from '../../../src/mirror/mirror.ts';
 import { openMirror } from '../../../src/mirror/open-mirror.ts';
 import type { MirrorExportStatus } from '../../../src/mirror/status.ts';
@@ -102,7 +103,7 @@ class Scripted {
 }
 
 async function running(
-  options: { rescansMax?: number; world?: MemoryWorld } = {},
+  options: { rescansMax?: number; world?: MemoryWorld; staging?: StagingRules } = {},
 ): Promise<{ world: MemoryWorld; mirror: Mirror }> {
   const world = options.world ?? memoryWorld();
   await world.files.makeDirectory('/mirrors');
@@ -111,6 +112,7 @@ async function running(
     listen: { kind: 'tcp', host: 'memory', port: 1 },
     tls: { keys: [] },
     ...(options.rescansMax === undefined ? {} : { rescansMax: options.rescansMax }),
+    ...(options.staging === undefined ? {} : { staging: options.staging }),
   });
   onTestFinished(() => mirror.close());
   return { world, mirror };
@@ -286,6 +288,209 @@ describe('a session with the mirror', () => {
     await turns();
     expect(imageDisk(world).content()[512]).toBe(3);
     expect(statusOf(mirror)).toMatchObject({ state: 'streaming', exact: true, applied: 2, recorded: 2 });
+  });
+});
+
+describe('a staged run in a session', () => {
+  const ID = Buffer.alloc(16, 4);
+
+  /** A mirror at 1 with a rescan of the same run under way, two operations and a repair staged. */
+  async function rescanning(world: MemoryWorld): Promise<Scripted> {
+    const first = await streaming(world);
+    first.write(1, 0, Buffer.alloc(512, 1));
+    await turns();
+    first.channel.close();
+    await turns();
+    const primary = await Scripted.hello(world);
+    expect(await primary.welcome()).toMatchObject({ resumeAfter: 1, exact: true, stagingId: Buffer.alloc(16) });
+    primary.requestRescan();
+    while ((await primary.place()) > 0);
+    expect(await primary.begin(beginning('RESCAN', 1))).toMatchObject({ applied: 1, recorded: 1, staged: 1 });
+    primary.write(2, 0, Buffer.alloc(512, 2));
+    primary.channel.send([encodeFrame(FrameType.BARRIER, { sequence: 2 })]);
+    primary.write(2, 8192, Buffer.alloc(4096, 3), FRAME_REPAIR);
+    await turns();
+    return primary;
+  }
+
+  it('leaves image and positions alone, tells what is staged within 200 ms, and is in the image with its end', async () => {
+    const { world, mirror } = await running();
+    const primary = await rescanning(world);
+    const syncs = imageDisk(world).counts.sync;
+    world.clock.advance(200);
+    await turns();
+    expect(imageDisk(world).counts.sync).toBe(syncs);
+    expect(primary.position).toEqual({
+      received: 2,
+      applied: 1,
+      durable: 1,
+      recorded: 1,
+      staged: 2,
+      stagedSize: 4608,
+    });
+    expect(imageDisk(world).content()[0]).toBe(1);
+    expect(statusOf(mirror)).toMatchObject({
+      state: 'rescan',
+      consistent: true,
+      exact: true,
+      staging: { size: 4608, limit: undefined, committed: false, through: false },
+    });
+    primary.checkpoint(7, 2, true);
+    await turns(40);
+    expect(primary.ofType(FrameType.CHECKPOINT_DONE)).toMatchObject([{ sequence: 2, offset: 7 }]);
+    expect(primary.position).toMatchObject({ applied: 2, durable: 2, recorded: 2, staged: 0, stagedSize: 0 });
+    expect([imageDisk(world).content()[0], imageDisk(world).content()[8192]]).toEqual([2, 3]);
+    expect(statusOf(mirror)).toMatchObject({ state: 'streaming', staging: undefined, recordedAgeMs: 0 });
+    // What follows is in order again, straight to the image.
+    primary.write(3, 0, Buffer.alloc(512, 4));
+    await turns();
+    expect(imageDisk(world).content()[0]).toBe(4);
+  });
+
+  it('is digested and checked as the image seen through it', async () => {
+    const { world } = await running();
+    const primary = await rescanning(world);
+    primary.channel.send([encodeFrame(FrameType.PASS, { sequence: 2, payload: KEY })]);
+    primary.channel.send([encodeDigestRequest(0, SIZE, 4096)]);
+    const payload = digestOf(Buffer.alloc(4096, 3), KEY, 8192);
+    primary.channel.send([encodeFrame(FrameType.CHECK, { sequence: 2, offset: 8192, length: 4096, payload })]);
+    await turns();
+    const { zero, digests } = decodeDigestReply(primary.ofType(FrameType.DIGEST_REPLY)[0]!, SIZE);
+    expect([zero[0], zero[1], zero[2]]).toEqual([0, 1, 0]);
+    const first = Buffer.concat([Buffer.alloc(512, 2), Buffer.alloc(3584)]);
+    expect(Buffer.from(digests.subarray(0, 16)).equals(digestOf(first, KEY, 0, 4096))).toBe(true);
+    expect(primary.ofType(FrameType.CHECK_RESULT)).toMatchObject([{ flags: 1, offset: 8192 }]);
+  });
+
+  it('is kept when the link is lost, and gone on with, also by a mirror that was started anew', async () => {
+    for (const restart of [false, true]) {
+      const { world, mirror } = await running();
+      const primary = await rescanning(world);
+      primary.checkpoint(7, 2);
+      await turns();
+      primary.channel.destroy(new Failure('connection-lost', 'gone'));
+      await turns();
+      if (restart) {
+        await mirror.close();
+        await running({ world });
+      }
+      const next = await Scripted.hello(world);
+      expect(await next.welcome()).toMatchObject({
+        resumeAfter: 1,
+        exact: true,
+        stagingId: ID,
+        stagedSequence: 2,
+        stagedCheckpoint: 7,
+      });
+      next.requestRescan();
+      while ((await next.place()) > 0);
+      expect(await next.begin(beginning('RESCAN', 2))).toMatchObject({ applied: 1, staged: 2, stagedSize: 4608 });
+      next.checkpoint(8, 5, true);
+      await turns(40);
+      expect(imageDisk(world).content()[8192]).toBe(3);
+      expect(next.position).toMatchObject({ applied: 5, recorded: 5 });
+    }
+  });
+
+  it('begins in the stream with STAGE; another inside it is refused', async () => {
+    const { world } = await running();
+    const primary = await streaming(world);
+    primary.write(1, 0, Buffer.alloc(512, 1));
+    primary.channel.send([encodeFrame(FrameType.STAGE, { sequence: 1, payload: ID })]);
+    primary.write(20, 512, Buffer.alloc(512, 2));
+    primary.write(20, 1024, Buffer.alloc(512, 3), FRAME_REPAIR);
+    await turns();
+    expect([...imageDisk(world).content().subarray(0, 2000)].filter((byte) => byte > 1)).toEqual([]);
+    primary.checkpoint(2, 30, true);
+    primary.write(31, 0, Buffer.alloc(512, 9));
+    await turns(40);
+    const content = imageDisk(world).content();
+    expect([content[0], content[512], content[1024]]).toEqual([9, 2, 3]);
+    primary.channel.send([encodeFrame(FrameType.STAGE, { sequence: 31, payload: ID })]);
+    primary.channel.send([encodeFrame(FrameType.STAGE, { sequence: 31, payload: Buffer.alloc(16, 5) })]);
+    await turns();
+    expect(primary.reason?.code).toBe('frame-invalid');
+  });
+
+  it('whose copy fails is finished before the next session is welcomed', async () => {
+    const { world, mirror } = await running();
+    const primary = await rescanning(world);
+    imageDisk(world).hook = (call) => (call === 'sync' ? Promise.reject(new Failure('io-error', 'bad')) : undefined);
+    primary.checkpoint(7, 2, true);
+    await turns(40);
+    expect(primary.reason?.code).toBe('mirror-io-error');
+    expect(statusOf(mirror)).toMatchObject({ state: 'failed', committing: true, consistent: false, recorded: 1 });
+    expect(await (await Scripted.hello(world)).refusal()).toBe('mirror-io-error');
+    imageDisk(world).hook = undefined;
+    const next = await Scripted.hello(world);
+    expect(await next.welcome()).toMatchObject({ resumeAfter: 2, exact: true, consistent: true });
+    expect(statusOf(mirror)).toMatchObject({ committing: false, consistent: true });
+  });
+
+  it('without room is told to the primary, with the room there is', async () => {
+    const world = memoryWorld();
+    await running({ world, staging: { limit: 4096, overflow: 'keep' } });
+    const primary = await rescanning(world);
+    expect(primary.reason).toMatchObject({ code: 'staging-full', message: expect.stringContaining('512 bytes') });
+    const next = await Scripted.hello(world);
+    expect(await next.welcome()).toMatchObject({ resumeAfter: 1, stagingRoom: 4096, stagingId: Buffer.alloc(16) });
+    world.files.free = 100;
+    const later = await Scripted.hello(world);
+    expect(await later.welcome()).toMatchObject({ stagingRoom: 100 });
+  });
+
+  it('is the only way to compare an image that is consistent', async () => {
+    const { world } = await running();
+    (await streaming(world)).channel.close();
+    await turns();
+    const rude = await Scripted.hello(world);
+    await rude.welcome();
+    rude.requestRescan();
+    while ((await rude.place()) > 0);
+    await expect(rude.begin(beginning('SEEDING', 0))).rejects.toEqual(
+      expect.objectContaining({ code: 'frame-invalid' }),
+    );
+  });
+});
+
+describe('a recovery beside a running mirror', () => {
+  it('applies what was received, writes it down, and tells the position and what its primary had beyond', async () => {
+    const { world, mirror } = await running();
+    const primary = await streaming(world);
+    primary.write(1, 0, Buffer.alloc(512, 1));
+    await turns(2);
+    const dry = await mirror.recover(IMAGE, true);
+    expect(dry).toMatchObject({ dryRun: true, consistent: true, sequence: 0 });
+    const report = await mirror.recover(IMAGE, false);
+    expect(report).toMatchObject({
+      image: IMAGE,
+      sequence: 1,
+      consistent: true,
+      exact: true,
+      staging: 'none',
+      mirror: { primary: 'memory-client', lag: { operations: 0, bytes: 0 } },
+    });
+    expect(imageDisk(world).durableContent()[0]).toBe(1);
+    await expect(mirror.recover('/mirrors/other.img', false)).rejects.toEqual(
+      expect.objectContaining({ code: 'image-unknown' }),
+    );
+  });
+
+  it('keeps a staged run that is not complete, and finishes one that is', async () => {
+    const { world, mirror } = await running();
+    const primary = await streaming(world);
+    primary.channel.send([encodeFrame(FrameType.STAGE, { sequence: 0, payload: Buffer.alloc(16, 4) })]);
+    primary.write(5, 0, Buffer.alloc(512, 2));
+    await turns();
+    expect(await mirror.recover(IMAGE, false)).toMatchObject({ staging: 'kept', sequence: 0, consistent: true });
+    imageDisk(world).hook = (call) => (call === 'sync' ? Promise.reject(new Failure('io-error', 'bad')) : undefined);
+    primary.checkpoint(2, 5, true);
+    await turns(40);
+    expect(await mirror.recover(IMAGE, true)).toMatchObject({ staging: 'finished', consistent: false });
+    await expect(mirror.recover(IMAGE, false)).rejects.toEqual(expect.objectContaining({ code: 'io-error' }));
+    imageDisk(world).hook = undefined;
+    expect(await mirror.recover(IMAGE, false)).toMatchObject({ staging: 'finished', sequence: 5, consistent: true });
+    expect(imageDisk(world).durableContent()[0]).toBe(2);
   });
 });
 
