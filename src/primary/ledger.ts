@@ -13,9 +13,10 @@
 import { assert } from '../base/assert.ts';
 import { FrameType } from '../link/frame.ts';
 import type { DirtyMap } from '../store/dirty-map.ts';
-import { EXTENT_UNREPLICATED, type Extent } from '../volume/volume.ts';
+import type { Extent } from '../volume/volume.ts';
 import type { RegionSequences } from './region-sequences.ts';
 import type { OperationType, Replica } from './replica.ts';
+import { unreplicatedExtents } from './unreplicated.ts';
 
 export class Ledger {
   readonly #replicas: readonly Replica[];
@@ -160,25 +161,9 @@ export class Ledger {
     for (const replica of this.#replicas) replica.uncertain(offset, length);
   }
 
-  /** Extents that some mirror does not have durably: in marked regions or in a window. */
+  /** Extents that some mirror does not have durably. */
   unreplicated(offset: number, length: number, countMax: number): Extent[] {
-    const end = offset + length;
-    const ranges: { start: number; end: number }[] = [];
-    const add = (from: number, size: number): void => {
-      if (from < end && from + size > offset)
-        ranges.push({ start: Math.max(from, offset), end: Math.min(from + size, end) });
-    };
-    for (const replica of this.#replicas) {
-      replica.window.forEachOperation(add);
-      let at = offset;
-      for (let range = replica.marks.nextMarked(at, length); range !== undefined && range.offset < end; ) {
-        add(range.offset, range.length);
-        at = range.offset + range.length;
-        range = replica.marks.nextMarked(at, length);
-      }
-    }
-    ranges.sort((a, b) => a.start - b.start);
-    return toExtents(ranges, offset, end, countMax);
+    return unreplicatedExtents(this.#replicas, offset, length, countMax);
   }
 
   #append(type: OperationType, offset: number, length: number, data: Uint8Array | undefined, barrier: boolean): number {
@@ -189,34 +174,4 @@ export class Ledger {
     for (const replica of this.#replicas) replica.append(type, this.#sequence, offset, length, data, barrier);
     return this.#sequence;
   }
-}
-
-/** Sorted, possibly overlapping ranges as consecutive extents from `offset` to `end`, cut after `countMax`. */
-function toExtents(
-  ranges: readonly { start: number; end: number }[],
-  offset: number,
-  end: number,
-  countMax: number,
-): Extent[] {
-  const extents: Extent[] = [];
-  let at = offset;
-  let index = 0;
-  while (at < end && extents.length < countMax) {
-    while (index < ranges.length && ranges[index]!.end <= at) index += 1;
-    const range = ranges[index];
-    if (range === undefined || range.start > at) {
-      const cleanEnd = range === undefined ? end : range.start;
-      extents.push({ length: cleanEnd - at, flags: 0 });
-      at = cleanEnd;
-      continue;
-    }
-    let dirtyEnd = range.end;
-    while (index + 1 < ranges.length && ranges[index + 1]!.start <= dirtyEnd) {
-      index += 1;
-      dirtyEnd = Math.max(dirtyEnd, ranges[index]!.end);
-    }
-    extents.push({ length: dirtyEnd - at, flags: EXTENT_UNREPLICATED });
-    at = dirtyEnd;
-  }
-  return extents;
 }

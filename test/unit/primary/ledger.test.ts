@@ -3,9 +3,10 @@ import { describe, expect, it } from 'vitest';
 import { Failure } from '../../../src/base/failure.ts';
 import { MIB } from '../../../src/base/units.ts';
 import { Ledger } from '../../../src/primary/ledger.ts';
-import { Replica } from '../../../src/primary/replica.ts';
+import type { Replica } from '../../../src/primary/replica.ts';
 import { EXTENT_UNREPLICATED, type Extent } from '../../../src/volume/volume.ts';
-import { ManualClock } from '../../support/manual-clock.ts';
+import { turns } from '../../support/memory-world.ts';
+import { type ReplicaParts, replicaParts } from './replica-parts.ts';
 
 const SIZE = 4 * MIB + 512;
 const BLOCK = 4096;
@@ -14,8 +15,12 @@ function started(replicas: readonly Replica[]): Ledger {
   return new Ledger(replicas, 0, true, () => Promise.reject(new Error('not needed')));
 }
 
-function replica(inStep = true, windowSize = 64 * MIB): Replica {
-  return new Replica(new ManualClock(), SIZE, windowSize, 0, 0, inStep);
+function parts(inOrder = true, windowSize = 64 * MIB, spoolSize = 0): Promise<ReplicaParts> {
+  return replicaParts({ size: SIZE, windowSize, spoolSize, inOrder });
+}
+
+async function replica(inOrder = true): Promise<Replica> {
+  return (await parts(inOrder)).replica;
 }
 
 /** Extents as one flag per block, up to where they end. */
@@ -30,8 +35,8 @@ function flagsOf(extents: readonly Extent[], offset: number): boolean[] {
 }
 
 describe('the ledger', () => {
-  it('gives out sequences without gaps, to all replicas, and counts by kind', () => {
-    const replicas = [replica(), replica(false)];
+  it('gives out sequences without gaps, to all replicas, and counts by kind', async () => {
+    const replicas = [await replica(), await replica(false)];
     const ledger = started(replicas);
     ledger.wrote(0, Buffer.alloc(100), false);
     ledger.zeroed(0, 50, false, 'zeroes');
@@ -44,8 +49,8 @@ describe('the ledger', () => {
     expect(ledger.activity).toBe(4);
   });
 
-  it('takes no mutation before its run is durable', () => {
-    const ledger = new Ledger([replica()], 0, false, () => Promise.resolve());
+  it('takes no mutation before its run is durable', async () => {
+    const ledger = new Ledger([await replica()], 0, false, () => Promise.resolve());
     expect(ledger.started).toBe(false);
     expect(() => ledger.wrote(0, Buffer.alloc(1), false)).toThrow('durable before its first mutation');
   });
@@ -53,7 +58,7 @@ describe('the ledger', () => {
   it('clears the clean flag once for all who wait, and never again', async () => {
     let cleared = 0;
     let done = (): void => undefined;
-    const ledger = new Ledger([replica()], 0, false, () => {
+    const ledger = new Ledger([await replica()], 0, false, () => {
       cleared += 1;
       return new Promise((resolve) => {
         done = resolve;
@@ -70,7 +75,7 @@ describe('the ledger', () => {
 
   it('tries again after the clean flag could not be cleared', async () => {
     let attempts = 0;
-    const ledger = new Ledger([replica()], 0, false, async () => {
+    const ledger = new Ledger([await replica()], 0, false, async () => {
       attempts += 1;
       if (attempts === 1) throw new Failure('no-space', 'full');
     });
@@ -81,8 +86,14 @@ describe('the ledger', () => {
     expect([ledger.started, attempts]).toEqual([true, 2]);
   });
 
-  it('goes on from the sequence of a clean stop', () => {
-    const own = new Replica(new ManualClock(), SIZE, MIB, 41, 3, true);
+  it('goes on from the sequence of a clean stop', async () => {
+    const { replica: own } = await replicaParts({
+      size: SIZE,
+      windowSize: MIB,
+      sequence: 41,
+      checkpoint: 3,
+      inOrder: true,
+    });
     const ledger = new Ledger([own], 41, true, () => Promise.resolve());
     ledger.wrote(0, Buffer.alloc(1), false);
     expect([ledger.sequence, own.sequence]).toEqual([42, 42]);
@@ -90,7 +101,7 @@ describe('the ledger', () => {
 });
 
 describe('the extents that are not replicated', () => {
-  it('are exactly what some mirror has not recorded or may differ in, consecutive, within the limits', () => {
+  it('are exactly what some mirror has not recorded or may differ in, consecutive, within the limits', async () => {
     const step = fc.record({
       kind: fc.constantFrom('write' as const, 'zero' as const, 'trim' as const, 'mark' as const, 'recorded' as const),
       block: fc.nat(Math.floor(SIZE / BLOCK) - 1),
@@ -102,9 +113,9 @@ describe('the extents that are not replicated', () => {
       length: fc.integer({ min: 1, max: SIZE }),
       countMax: fc.oneof(fc.integer({ min: 1, max: 5 }), fc.constant(10_000)),
     });
-    fc.assert(
-      fc.property(fc.array(step, { maxLength: 25 }), query, (steps, asked) => {
-        const replicas = [replica(), replica()];
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { maxLength: 25 }), query, async (steps, asked) => {
+        const replicas = [await replica(), await replica()];
         const ledger = started(replicas);
         const blocks = Math.ceil(SIZE / BLOCK);
         const dirty = replicas.map(() => new Array<number>(blocks).fill(0));
@@ -116,7 +127,7 @@ describe('the extents that are not replicated', () => {
             const own = replicas[mirror]!;
             while (own.window.takeUnsent() !== undefined);
             own.window.applied(ledger.sequence);
-            own.recorded(ledger.sequence);
+            own.acknowledged(ledger.sequence, ledger.sequence);
             dirty[mirror] = dirty[mirror]!.map((flag) => (flag === 2 ? 2 : 0));
           } else if (kind === 'mark') {
             replicas[mirror]!.marks.mark(offset, length);
@@ -148,7 +159,52 @@ describe('the extents that are not replicated', () => {
     );
   });
 
-  it('are the whole disk while nothing is known of the mirror', () => {
-    expect(started([replica(false)]).unreplicated(0, SIZE, 10)).toEqual([{ length: SIZE, flags: EXTENT_UNREPLICATED }]);
+  it('are the whole disk while nothing is known of the mirror', async () => {
+    expect(started([await replica(false)]).unreplicated(0, SIZE, 10)).toEqual([
+      { length: SIZE, flags: EXTENT_UNREPLICATED },
+    ]);
+  });
+
+  it('include what is in the spool, in whole regions, until the mirror has recorded it', async () => {
+    const { replica: own, world, write } = await parts(true, 1000, 16 * MIB);
+    const ledger = started([own]);
+    for (const region of [0, 1, 3]) write(region * MIB, 4096, false, new Uint8Array(4096));
+    expect(own.backlog.isInWindow).toBe(false);
+    const dirty = { length: MIB, flags: EXTENT_UNREPLICATED };
+    expect(ledger.unreplicated(0, SIZE, 10)).toEqual([
+      { length: 2 * MIB, flags: EXTENT_UNREPLICATED },
+      { length: MIB, flags: 0 },
+      dirty,
+      { length: 512, flags: 0 },
+    ]);
+    for (let round = 0; round < 50 && own.recorded < 3; round += 1) {
+      while (own.window.takeUnsent() !== undefined);
+      own.window.applied(own.window.lastSequence);
+      own.acknowledged(own.window.lastSequence, own.window.lastSequence);
+      await turns(2);
+      world.clock.advance(1000);
+    }
+    expect(ledger.unreplicated(0, SIZE, 10)).toEqual([{ length: SIZE, flags: 0 }]);
+  });
+
+  it('include what is only staged: what a pass has mended, and what was streamed', async () => {
+    const { replica: own, write } = await parts();
+    const ledger = started([own]);
+    own.marks.mark(MIB, 1);
+    own.beginCompare('marks', 0, 0, 0, Buffer.alloc(16, 5));
+    write(2 * MIB, 4096);
+    while (own.window.takeUnsent() !== undefined);
+    own.window.applied(1);
+    own.passCleared(MIB, 2 * MIB, 1, 1);
+    own.acknowledged(0, 1);
+    expect([own.marks.count, own.window.usedSize]).toEqual([0, 0]);
+    expect(ledger.unreplicated(0, SIZE, 10)).toEqual([
+      { length: MIB, flags: 0 },
+      { length: 2 * MIB, flags: EXTENT_UNREPLICATED },
+      { length: MIB + 512, flags: 0 },
+    ]);
+    own.endComparing();
+    own.committed(1, 2);
+    expect(ledger.unreplicated(0, SIZE, 10)).toEqual([{ length: SIZE, flags: 0 }]);
   });
 });
