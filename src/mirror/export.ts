@@ -163,7 +163,7 @@ export class MirrorExport {
       run: state?.run.toString('hex') ?? '',
       state: this.#stateName(image, session),
       consistent: image?.consistent ?? false,
-      exact: image !== undefined && image.consistent && image.exact,
+      exact: image?.consistent === true && image.exact,
       committing: image?.committing ?? false,
       ...positions,
       recordedAgeMs: state === undefined ? undefined : Math.max(0, this.#world.clock.wallMs() - state.recordedAtMs),
