@@ -75,11 +75,12 @@ export class Witness {
     this.#recorder = undefined;
   }
 
-  /** Waits until so many more operations have been answered. */
+  /** Waits until so many more operations have been answered; rejects when the load has ended before. */
   async untilAnswered(count: number): Promise<void> {
     const { history } = this;
     const goal = history.clock + 2 * count;
-    await until(() => history.clock >= goal, `${count} operations are answered`);
+    await until(() => history.clock >= goal || this.#load?.hasEnded === true, `${count} operations are answered`);
+    if (history.clock < goal) throw new Error(`the load ended before ${count} operations were answered`);
   }
 
   /**

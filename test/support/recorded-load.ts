@@ -22,6 +22,7 @@ export class RecordedLoad {
   readonly #chance: Chance;
   readonly #running: Promise<void>;
   #stopped = false;
+  #hasEnded = false;
 
   constructor(recorder: Recorder, chance: Chance, options: RecordedLoadOptions) {
     this.#recorder = recorder;
@@ -30,6 +31,11 @@ export class RecordedLoad {
     this.#running = this.#run();
     // Looked at in `stop`; until then a failure must not count as unhandled.
     this.#running.catch(() => undefined);
+  }
+
+  /** It was stopped, or its server has gone. */
+  get hasEnded(): boolean {
+    return this.#hasEnded;
   }
 
   /** Waits for what is under way; does nothing when the server has gone away. */
@@ -46,6 +52,8 @@ export class RecordedLoad {
       }
     } catch (error) {
       if (!isServerGone(error)) throw error;
+    } finally {
+      this.#hasEnded = true;
     }
   }
 
