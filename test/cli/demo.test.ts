@@ -73,8 +73,10 @@ describe('the demonstration', () => {
       expect(output).toContain('bit for bit: all 1 GiB of both images are identical');
       expect(output).toContain('nothing of what was written in clear');
       expect(output).toMatch(/link cut while 16 MiB were written: caught up in order, without a rescan/);
-      expect(output).toMatch(/link cut while 80 MiB .* a rescan sent [\d.]+ MiB, \d\.\d % of the disk/);
-      expect(output).toMatch(/^long cut +[\d,]+ +80(?:\.\d)? MiB +/m);
+      expect(output).toMatch(/link cut while 64 MiB .* caught up in order from the spool on disk/);
+      expect(output).toMatch(/link cut while 176 MiB .* a rescan sent [\d.]+ MiB, [\d.]+ % of the disk/);
+      expect(output).toMatch(/in the middle of the rescan: .* e2fsck finds it clean/);
+      expect(output).toMatch(/^long cut +[\d,]+ +176(?:\.\d)? MiB +/m);
       expect(output).not.toContain('\u001b');
       expectNothingLeft(demo);
     },

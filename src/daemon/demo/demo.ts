@@ -2,8 +2,9 @@
  * The demonstration: what nbdtwin is for, on one machine, in half a minute.
  *
  * A primary and a mirror run as processes of their own, linked over TCP through a relay. A file system is written
- * through NBD; the link is cut while writes go on, once for so long that the window holds what the mirror missed, once
- * for longer; each time the mirror must be found in step again. At the end every bit of both images is compared.
+ * through NBD; the link is cut while writes go on: once for so long that the window in memory holds what the mirror
+ * missed, once so that the spool on disk does, once for longer than both; each time the mirror must be found in step
+ * again. In the middle of the rescan its image must be what it was. At the end every bit of both images is compared.
  */
 import process from 'node:process';
 import { Failure, messageOf } from '../../base/failure.ts';
@@ -24,14 +25,16 @@ import { Watch } from './watch.ts';
 import { copyImage, dataSize, scatter } from './writer.ts';
 
 const DISK_SIZE = GIB;
-const WINDOW_SIZE = 32 * MIB;
+const WINDOW_SIZE = 24 * MIB;
+const SPOOL_SIZE = 128 * MIB;
 /** The file system fills the first half; the second half is written at random, as a database would. */
 const FILE_SYSTEM_SIZE = DISK_SIZE / 2;
 const COPY_MS = 3000;
 const SHORT_CUT = { size: 16 * MIB, durationMs: 2500 };
-const LONG_CUT = { size: 80 * MIB, durationMs: 3500 };
+const LONGER_CUT = { size: 64 * MIB, durationMs: 3000 };
+const LONG_CUT = { size: 176 * MIB, durationMs: 4500 };
 /** Bytes that all of it may take on the temporary file system. */
-const SPACE_NEEDED = 768 * MIB;
+const SPACE_NEEDED = 1280 * MIB;
 const CATCH_UP_TIMEOUT_MS = 120_000;
 
 /** process.stdout, say. */
@@ -58,7 +61,7 @@ export async function runDemo(options: DemoOptions): Promise<void> {
   try {
     display.print(display.strong('nbdtwin: a disk that keeps a live copy of itself elsewhere'), '');
     display.begin('starting a primary and a mirror');
-    stage = await openStage({ diskSize: DISK_SIZE, windowSize: WINDOW_SIZE, marker: MARKER });
+    stage = await openStage({ diskSize: DISK_SIZE, windowSize: WINDOW_SIZE, spoolSize: SPOOL_SIZE, marker: MARKER });
     watch = new Watch(stage, systemClock, display);
     const play = new Play(stage, watch, display);
     playing = play.run();
@@ -128,6 +131,7 @@ class Play {
     const client = await connectNbd({ network: nodeNetwork, address: this.#stage.nbdAddress, exportName: 'disk' });
     await this.#writeFileSystem(client);
     await this.#shortCut(client);
+    await this.#longerCut(client);
     await this.#longCut(client);
     await client.close();
     await this.#compare();
@@ -170,21 +174,55 @@ class Play {
     this.#display.done(`link cut while ${formatSize(SHORT_CUT.size)} were written: ${how}`);
   }
 
-  async #longCut(client: NbdClient): Promise<void> {
-    const act = await this.#act('long cut', () =>
+  async #longerCut(client: NbdClient): Promise<void> {
+    const act = await this.#act('longer cut', () =>
       this.#writeAcrossCut(
         client,
-        LONG_CUT,
+        LONGER_CUT,
         `writing; the link is cut for more than the window of ${formatSize(WINDOW_SIZE)}`,
       ),
     );
+    const how = act.rescanned === undefined ? 'caught up in order from the spool on disk' : 'in step again';
+    this.#display.done(
+      `link cut while ${formatSize(LONGER_CUT.size)} were written, more than the window holds: ${how}`,
+    );
+  }
+
+  async #longCut(client: NbdClient): Promise<void> {
+    let looked: Promise<boolean> | undefined;
+    const act = await this.#act('long cut', () =>
+      this.#writeAcrossCut(client, LONG_CUT, 'writing; the link is cut for more than window and spool hold', () => {
+        looked ??= this.#lookAtMirror();
+      }),
+    );
     const how =
       act.rescanned === undefined ? 'in step again' : `a rescan sent ${rescanShare(act.rescanned, DISK_SIZE)}`;
-    this.#display.done(`link cut while ${formatSize(LONG_CUT.size)} were written, more than the window holds: ${how}`);
+    this.#display.done(`link cut while ${formatSize(LONG_CUT.size)} were written, more than both hold: ${how}`);
+    if ((await looked) === true)
+      this.#display.done(
+        'in the middle of the rescan: the mirror’s image is the disk of before, and e2fsck finds it clean',
+      );
+  }
+
+  /** While a rescan runs: is the file system on the mirror's image whole? Says whether it could be checked. */
+  async #lookAtMirror(): Promise<boolean> {
+    const e2fsck = findProgram('e2fsck');
+    if (!this.wroteFileSystem || e2fsck === undefined) return false;
+    try {
+      await runToEnd([e2fsck, '-fn', this.#stage.imagePath]);
+      return true;
+    } catch (error) {
+      this.#differ(`the file system on the mirror’s image is damaged during the rescan: ${messageOf(error)}`);
+    }
   }
 
   /** Cuts the link after a tenth of the writes, mends it when the rest is written, waits until the mirror is in step. */
-  async #writeAcrossCut(client: NbdClient, plan: { size: number; durationMs: number }, step: string): Promise<void> {
+  async #writeAcrossCut(
+    client: NbdClient,
+    plan: { size: number; durationMs: number },
+    step: string,
+    onRescan: () => void = () => {},
+  ): Promise<void> {
     this.#display.begin(step);
     const { relay } = this.#stage;
     let isCut = false;
@@ -200,7 +238,7 @@ class Play {
       relay.mend();
     }
     this.#display.begin('the link is back: the mirror catches up');
-    await this.#watch.inStep(CATCH_UP_TIMEOUT_MS);
+    await this.#watch.inStep(CATCH_UP_TIMEOUT_MS, onRescan);
   }
 
   async #compare(): Promise<void> {

@@ -28,6 +28,7 @@ const LAST_LINES_MAX = 20;
 export interface StageOptions {
   readonly diskSize: number;
   readonly windowSize: number;
+  readonly spoolSize: number;
   /** Bytes that occur in all that is written. */
   readonly marker: Buffer;
 }
@@ -129,7 +130,7 @@ export async function openStage(options: StageOptions): Promise<Stage> {
       [
         ...['serve', folder.join(DISK), '--create', '--size', String(options.diskSize), '--export', EXPORT],
         ...['--listen', '127.0.0.1:0', '--mirror', formatAddress(await relay.listen())],
-        ...['--window', String(options.windowSize), ...common],
+        ...['--window', String(options.windowSize), '--spool-size', String(options.spoolSize), ...common],
       ],
       environment,
     );

@@ -70,12 +70,12 @@ export class Watch {
     }
   }
 
-  /** Everything that was written has been applied by the mirror. */
-  inStep(timeoutMs: number): Promise<ServeStatus> {
-    return this.until(
-      (link, status) => link.state === 'streaming' && link.applied === status.replication!.sequence,
-      timeoutMs,
-    );
+  /** Everything that was written has been applied by the mirror. `onRescan` is called while a rescan runs. */
+  inStep(timeoutMs: number, onRescan: () => void = () => {}): Promise<ServeStatus> {
+    return this.until((link, status) => {
+      if (link.state === 'rescan') onRescan();
+      return link.state === 'streaming' && link.applied === status.replication!.sequence;
+    }, timeoutMs);
   }
 
   /** Stops following; resolves when nothing is asked any more. */
