@@ -56,7 +56,7 @@ export type Answer =
   | { readonly kind: 'failure'; readonly code: string; readonly message: string };
 
 /** To recover an image that a running mirror keeps. */
-export interface RecoverRequest {
+interface RecoverRequest {
   readonly command: 'recover';
   /** Absolute path. */
   readonly image: string;

@@ -2,7 +2,7 @@
 import { isFailure } from '../base/failure.ts';
 import { Staging } from '../store/staging.ts';
 import type { ImageParts } from './image-state.ts';
-import { strangenessOf } from './open-image.ts';
+import { liesOver, strangenessOf, strayCommit } from './open-image.ts';
 import { StagedRun } from './staged-run.ts';
 import { NO_POSITION, stagingDirectory } from './staging-room.ts';
 
@@ -19,7 +19,7 @@ export async function findOut(parts: ImageParts): Promise<Findings> {
   const identity = await disk.identity();
   const run = await openRun(parts);
   const committed = run?.committed === true;
-  const strangeness = strangenessOf(state.now, identity, committed) ?? strayCommit(parts, run);
+  const strangeness = strangenessOf(state.now, identity, committed) ?? (run && strayCommit(state.now, run));
   if (strangeness !== undefined) {
     log.warn({ image: disk.path }, `${strangeness}: everything will be compared`);
     await distrust(parts, run);
@@ -28,7 +28,7 @@ export async function findOut(parts: ImageParts): Promise<Findings> {
   if (state.now.identity.inode !== identity.inode) {
     await state.patch({ identity: { ...state.now.identity, inode: identity.inode } });
   }
-  if (run === undefined || committed || isBased(parts, run)) return { run, strangeness };
+  if (run === undefined || committed || liesOver(state.now, run)) return { run, strangeness };
   // It lies over another position than the image has.
   await run.remove();
   return { run: undefined, strangeness };
@@ -57,13 +57,4 @@ async function openRun(parts: ImageParts): Promise<StagedRun | undefined> {
     await Staging.discard(parts.world.files, stagingDirectory(parts.disk.path));
     return undefined;
   }
-}
-
-function isBased({ state }: ImageParts, run: StagedRun): boolean {
-  return run.base.run.equals(state.now.run) && run.base.sequence === state.now.recorded;
-}
-
-function strayCommit(parts: ImageParts, run: StagedRun | undefined): string | undefined {
-  if (run?.committed !== true || isBased(parts, run) || run.id.equals(parts.state.now.copiedId)) return undefined;
-  return 'the staged run beside the image belongs to another state of it';
 }

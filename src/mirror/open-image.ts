@@ -130,3 +130,21 @@ export function inconsistencyOf(state: MirrorState): string {
   if (!state.seeded) return 'it was never filled completely';
   return 'it was being brought up to date without a net, or was changed by others, and has not been compared since';
 }
+
+/** What matters of a staged run found beside an image. */
+interface FoundRun {
+  readonly id: Buffer;
+  readonly base: { readonly run: Buffer; readonly sequence: number };
+  readonly committed: boolean;
+}
+
+/** True when a staged run lies over the image as its state says that it is. */
+export function liesOver(state: MirrorState, { base }: Pick<FoundRun, 'base'>): boolean {
+  return base.run.equals(state.run) && base.sequence === state.recorded;
+}
+
+/** Why a committed run cannot be copied; undefined when it can, or has been, or when it is not committed. */
+export function strayCommit(state: MirrorState, run: FoundRun): string | undefined {
+  if (!run.committed || liesOver(state, run) || run.id.equals(state.copiedId)) return undefined;
+  return 'the staged run beside the image belongs to another state of it';
+}

@@ -5,14 +5,14 @@
  * Beside a running mirror the process itself does it (MirrorExport.recover); here it is done without one, under the lock
  * of the image, so that no mirror can take it meanwhile.
  */
-import { Failure } from '../base/failure.ts';
+import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import type { World } from '../io/world.ts';
 import { MIRROR_STATE, type MirrorState } from '../store/mirror-state.ts';
 import { Staging, type StagingSummary } from '../store/staging.ts';
 import { readStateFile } from '../store/state-file.ts';
 import { MirrorImage } from './image.ts';
-import { inconsistencyOf, statePath, strangenessOf } from './open-image.ts';
+import { inconsistencyOf, statePath, strangenessOf, strayCommit } from './open-image.ts';
 import { stagingDirectory } from './staging-room.ts';
 
 /** What was, or with a dry run would be, done about a staged run. */
@@ -113,9 +113,11 @@ async function lookAt(world: World, path: string): Promise<RecoverReport> {
   try {
     const state = await readStateFile(world.files, MIRROR_STATE, statePath(path));
     if (state === undefined) throw unknown(path);
-    const found = await Staging.look(world.files, stagingDirectory(path));
+    const found = await lookAtStaging(world, path);
     const committed = found?.committed;
-    const strangeness = strangenessOf(state, await disk.identity(), committed !== undefined);
+    const strangeness =
+      strangenessOf(state, await disk.identity(), committed !== undefined) ??
+      (found && strayCommit(state, { ...found, committed: committed !== undefined }));
     const after = afterCopy(state, found);
     const consistent = strangeness === undefined && after.consistent;
     const outcome = committed === undefined ? 'dropped' : 'finished';
@@ -131,6 +133,16 @@ async function lookAt(world: World, path: string): Promise<RecoverReport> {
     };
   } finally {
     await disk.close();
+  }
+}
+
+/** What cannot be read would be dropped. */
+async function lookAtStaging(world: World, path: string): Promise<StagingSummary | undefined> {
+  try {
+    return await Staging.look(world.files, stagingDirectory(path));
+  } catch (error) {
+    if (isFailure(error, 'state-corrupt')) return undefined;
+    throw error;
   }
 }
 
