@@ -7,16 +7,17 @@ import { FRAME_BARRIER, FrameType } from '../../../src/link/frame.ts';
 import { Agreement, type AgreementSettings, ASYNC } from '../../../src/primary/agreement.ts';
 import { Ledger } from '../../../src/primary/ledger.ts';
 import { type LocalDisk, readLocked } from '../../../src/primary/local-disk.ts';
-import { Replica } from '../../../src/primary/replica.ts';
+import type { Replica } from '../../../src/primary/replica.ts';
 import { ReplicatingVolume } from '../../../src/primary/replicating-volume.ts';
 import type { WindowEntry } from '../../../src/primary/window.ts';
 import { DiskVolume } from '../../../src/volume/disk-volume.ts';
 import { RangeLock } from '../../../src/volume/range-lock.ts';
 import { EXTENT_UNREPLICATED, UNREPLICATED_CONTEXT } from '../../../src/volume/volume.ts';
-import { ManualClock } from '../../support/manual-clock.ts';
+import type { ManualClock } from '../../support/manual-clock.ts';
 import { MemoryDisk, type MemoryDiskCall } from '../../support/memory-disk.ts';
 import { turns } from '../../support/memory-world.ts';
 import { describeOrderingConformance, describeVolumeConformance } from '../../support/volume-conformance.ts';
+import { replicaParts } from './replica-parts.ts';
 
 const failed = (code: string) => expect.objectContaining({ code });
 const PLAIN = { fua: false };
@@ -31,7 +32,8 @@ interface Parts {
   volume: ReplicatingVolume;
 }
 
-function replicating(
+/** No dirty map stands in the way: that is in admitted.test.ts. */
+async function replicating(
   size: number,
   options: {
     started?: boolean;
@@ -39,10 +41,10 @@ function replicating(
     clear?: () => Promise<void>;
     agreement?: Partial<AgreementSettings>;
   } = {},
-): Parts {
+): Promise<Parts> {
   const disk = new MemoryDisk(size);
-  const clock = new ManualClock();
-  const replica = new Replica(clock, size, options.windowSize ?? 256 * MIB, 0, 0, true);
+  const { world, replica } = await replicaParts({ size, windowSize: options.windowSize ?? 256 * MIB, inOrder: true });
+  const { clock } = world;
   const ledger = new Ledger([replica], 0, options.started ?? true, options.clear ?? (() => Promise.resolve()));
   const local: LocalDisk = { volume: new DiskVolume(disk), disk, lock: new RangeLock() };
   const settings = { ...ASYNC, ...options.agreement };
@@ -83,7 +85,7 @@ function tearing(disk: MemoryDisk): void {
 
 const quick = {
   make: async (size: number) => {
-    const { volume, disk } = replicating(size);
+    const { volume, disk } = await replicating(size);
     return {
       volume,
       close: async () => {
@@ -95,7 +97,7 @@ const quick = {
 };
 const slow = {
   make: async (size: number) => {
-    const { volume, disk } = replicating(size, { started: false });
+    const { volume, disk } = await replicating(size, { started: false });
     tearing(disk);
     return {
       volume,
@@ -136,7 +138,7 @@ describe('what enters the stream', () => {
     const seen = { failures: 0, operations: 0 };
     await fc.assert(
       fc.asyncProperty(mutations, fc.nat(2 ** 31), fc.boolean(), async (taken, seed, failing) => {
-        const { disk, replica, volume } = replicating(SIZE, { started: seed % 2 === 0 });
+        const { disk, replica, volume } = await replicating(SIZE, { started: seed % 2 === 0 });
         let state = seed;
         const random = (limit: number): number => {
           state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
@@ -179,15 +181,15 @@ describe('what enters the stream', () => {
     expect(seen.operations).toBeGreaterThan(500);
   });
 
-  it('is the very buffer that was written', () => {
-    const { replica, volume } = replicating(SIZE);
+  it('is the very buffer that was written', async () => {
+    const { replica, volume } = await replicating(SIZE);
     const data = Buffer.from('mine');
     expect(volume.write(0, data, PLAIN)).toBeUndefined();
     expect(streamOf(replica)[0]!.data).toBe(data);
   });
 
   it('has the end of an epoch on a mutation with FUA, and where a flush was asked for', async () => {
-    const { replica, volume } = replicating(SIZE);
+    const { replica, volume } = await replicating(SIZE);
     await volume.write(0, Buffer.alloc(512, 1), { fua: true });
     await volume.write(0, Buffer.alloc(512, 2), PLAIN);
     const flushing = volume.flush();
@@ -206,7 +208,7 @@ describe('what enters the stream', () => {
   });
 
   it('is nothing for a trim that punched nothing, and for a fast zero that was refused', async () => {
-    const { replica, volume, disk } = replicating(SIZE);
+    const { replica, volume, disk } = await replicating(SIZE);
     expect(await volume.trim(100, 100, PLAIN)).toBe(false);
     await expect(volume.zero(1, 100, { fua: false, allocate: false, fast: true })).rejects.toEqual(
       failed('not-supported'),
@@ -217,7 +219,7 @@ describe('what enters the stream', () => {
 
   it('comes only after the clean flag is durably clear, and nothing is written before', async () => {
     let clear = (): void => undefined;
-    const { disk, replica, volume } = replicating(SIZE, {
+    const { disk, replica, volume } = await replicating(SIZE, {
       started: false,
       clear: () =>
         new Promise((resolve) => {
@@ -236,7 +238,7 @@ describe('what enters the stream', () => {
   });
 
   it('is nothing when the clean flag cannot be cleared: the write fails, the disk is untouched', async () => {
-    const { disk, replica, volume } = replicating(SIZE, {
+    const { disk, replica, volume } = await replicating(SIZE, {
       started: false,
       clear: () => Promise.reject(new Failure('no-space', 'full')),
     });
@@ -253,7 +255,7 @@ describe('a mutation that fails', () => {
   }
 
   it('is answered with its error, and what the disk holds now is forwarded, zeroes as zeroes', async () => {
-    const { disk, replica, volume } = replicating(SIZE);
+    const { disk, replica, volume } = await replicating(SIZE);
     await volume.write(4096, Buffer.alloc(4096, 7), PLAIN);
     streamOf(replica);
     failing(disk, ['write']);
@@ -267,7 +269,7 @@ describe('a mutation that fails', () => {
   });
 
   it('and cannot be read back is shown as unreadable', async () => {
-    const { disk, replica, volume } = replicating(SIZE);
+    const { disk, replica, volume } = await replicating(SIZE);
     failing(disk, ['write', 'read']);
     await expect(volume.write(0, Buffer.alloc(512, 9), PLAIN)).rejects.toEqual(failed('io-error'));
     expect(streamOf(replica)).toEqual([]);
@@ -275,7 +277,7 @@ describe('a mutation that fails', () => {
   });
 
   it('over more than can be read back now gives order up, and the range is marked', async () => {
-    const { disk, replica, volume } = replicating(80 * MIB);
+    const { disk, replica, volume } = await replicating(80 * MIB);
     failing(disk, ['zero']);
     await expect(volume.zero(MIB, 70 * MIB, { fua: false, allocate: false, fast: false })).rejects.toEqual(
       failed('io-error'),
@@ -285,7 +287,7 @@ describe('a mutation that fails', () => {
   });
 
   it('lets the next one that overlaps come only when its range has been read back', async () => {
-    const { disk, replica, volume } = replicating(SIZE);
+    const { disk, replica, volume } = await replicating(SIZE);
     let calls = 0;
     disk.hook = async (call) => {
       await turns(2);
@@ -303,7 +305,7 @@ describe('a mutation that fails', () => {
   });
 
   it('at the sync of a FUA has its effect in the stream, and fails', async () => {
-    const { disk, replica, volume } = replicating(SIZE);
+    const { disk, replica, volume } = await replicating(SIZE);
     failing(disk, ['sync']);
     await expect(volume.write(0, Buffer.alloc(512, 1), { fua: true })).rejects.toEqual(failed('io-error'));
     expect(streamOf(replica)).toMatchObject([{ type: FrameType.WRITE, sequence: 1 }]);
@@ -313,7 +315,7 @@ describe('a mutation that fails', () => {
 
 describe('in mode async', () => {
   it('a client never waits for the window, however full, nor for a mirror that is away', async () => {
-    const { replica, volume } = replicating(SIZE, { windowSize: 1024 });
+    const { replica, volume } = await replicating(SIZE, { windowSize: 1024 });
     for (let count = 0; count < 1000; count += 1) {
       // Answered in the same turn: nothing was waited for.
       expect(volume.write((count % 100) * 512, Buffer.alloc(512, 1), PLAIN)).toBeUndefined();
@@ -324,7 +326,7 @@ describe('in mode async', () => {
   });
 
   it('a client waits for a block that a rescan reads, and no longer', async () => {
-    const { local, volume, disk } = replicating(SIZE);
+    const { local, volume, disk } = await replicating(SIZE);
     let read = (): void => undefined;
     disk.hook = (call) =>
       call === 'read'
@@ -349,7 +351,7 @@ describe('in mode async', () => {
 
 describe('extents of a replicating volume', () => {
   it('show what the mirror does not have yet, beside those of the volume below', async () => {
-    const { volume, replica } = replicating(SIZE);
+    const { volume, replica } = await replicating(SIZE);
     await volume.write(4096, Buffer.alloc(4096, 1), PLAIN);
     expect(volume.contexts).toContain(UNREPLICATED_CONTEXT);
     expect(await volume.extents(UNREPLICATED_CONTEXT, 0, SIZE, 10)).toEqual([
@@ -359,14 +361,14 @@ describe('extents of a replicating volume', () => {
     ]);
     streamOf(replica);
     replica.window.applied(1);
-    replica.recorded(1);
+    replica.acknowledged(1, 1);
     expect(await volume.extents(UNREPLICATED_CONTEXT, 0, SIZE, 10)).toEqual([{ length: SIZE, flags: 0 }]);
   });
 });
 
 describe('a block that a rescan reads again', () => {
   it('is let go when it cannot be read', async () => {
-    const { local, disk } = replicating(SIZE);
+    const { local, disk } = await replicating(SIZE);
     disk.hook = () => Promise.reject(new Failure('io-error', 'injected'));
     await expect(readLocked(local, 0, 4096, () => undefined)).rejects.toEqual(failed('io-error'));
     expect(local.lock.holdCount).toBe(0);

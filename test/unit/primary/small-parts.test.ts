@@ -4,11 +4,11 @@ import { isZero } from '../../../src/io/digest.ts';
 import { encodeFrame, FRAME_COMPLETE, type Frame, FrameDecoder, FrameType } from '../../../src/link/frame.ts';
 import { CheckpointNumbers, Checkpoints } from '../../../src/primary/checkpoints.ts';
 import { Pacing } from '../../../src/primary/pacing.ts';
-import { Replica } from '../../../src/primary/replica.ts';
 import { runsOfZeroes } from '../../../src/primary/runs-of-zeroes.ts';
 import { Window } from '../../../src/primary/window.ts';
 import { ManualClock } from '../../support/manual-clock.ts';
 import { turns } from '../../support/memory-world.ts';
+import { replicaParts } from './replica-parts.ts';
 
 const failed = (code: string) => expect.objectContaining({ code });
 
@@ -186,8 +186,8 @@ describe('pacing', () => {
 
 describe('checkpoints', () => {
   const SIZE = 2 ** 22;
-  function placed() {
-    const replica = new Replica(new ManualClock(), SIZE, SIZE, 7, 0, true);
+  async function placed() {
+    const { replica } = await replicaParts({ size: SIZE, windowSize: SIZE, sequence: 7, inOrder: true });
     const numbers = new CheckpointNumbers(40);
     return { replica, numbers, checkpoints: new Checkpoints(replica, numbers) };
   }
@@ -197,8 +197,8 @@ describe('checkpoints', () => {
     return decoder.next()!;
   }
 
-  it('stand in the stream at once, numbered upwards', () => {
-    const { replica, numbers, checkpoints } = placed();
+  it('stand in the stream at once, numbered upwards', async () => {
+    const { replica, numbers, checkpoints } = await placed();
     checkpoints.place(false).catch(() => undefined);
     checkpoints.place(true).catch(() => undefined);
     expect(replica.window.takeUnsent()).toMatchObject({
@@ -212,7 +212,7 @@ describe('checkpoints', () => {
   });
 
   it('are settled in order with their sequence and number', async () => {
-    const { checkpoints } = placed();
+    const { checkpoints } = await placed();
     const both = [checkpoints.place(false), checkpoints.place(false)];
     checkpoints.done(done(41, 6));
     checkpoints.done(done(42, 7));
@@ -222,11 +222,12 @@ describe('checkpoints', () => {
     ]);
   });
 
-  it('that were not placed, come in another order, or lie in the future are refused', () => {
+  it('that were not placed, come in another order, or lie in the future are refused', async () => {
     const invalid = failed('frame-invalid');
-    expect(() => placed().checkpoints.done(done(41, 7))).toThrow(invalid);
+    const { checkpoints: none } = await placed();
+    expect(() => none.done(done(41, 7))).toThrow(invalid);
     for (const wrong of [done(42, 7), done(40, 7), done(41, 8)]) {
-      const { checkpoints } = placed();
+      const { checkpoints } = await placed();
       checkpoints.place(false).catch(() => undefined);
       checkpoints.place(false).catch(() => undefined);
       expect(() => checkpoints.done(wrong)).toThrow(invalid);
@@ -234,7 +235,7 @@ describe('checkpoints', () => {
   });
 
   it('fail when the session ends first, and at once when it has ended', async () => {
-    const { replica, checkpoints } = placed();
+    const { replica, checkpoints } = await placed();
     const before = checkpoints.place(false);
     checkpoints.end();
     await expect(before).rejects.toEqual(failed('connection-lost'));

@@ -7,26 +7,30 @@ import { encodeFrame, type Frame, FrameDecoder, FrameType } from '../../../src/l
 import type { LocalDisk } from '../../../src/primary/local-disk.ts';
 import { Pacing } from '../../../src/primary/pacing.ts';
 import { Questions } from '../../../src/primary/questions.ts';
-import { Replica } from '../../../src/primary/replica.ts';
 import { Verify } from '../../../src/primary/verify.ts';
 import { RescanTarget } from '../../../src/rescan/target.ts';
 import { DiskVolume } from '../../../src/volume/disk-volume.ts';
 import { RangeLock } from '../../../src/volume/range-lock.ts';
 import { inlineScanPool } from '../../support/inline-scan-pool.ts';
-import { ManualClock } from '../../support/manual-clock.ts';
 import { MemoryDisk } from '../../support/memory-disk.ts';
 import { MemoryStream } from '../../support/memory-network.ts';
 import { repeatableRandom, turns } from '../../support/memory-world.ts';
+import { replicaParts } from './replica-parts.ts';
 
 const SIZE = 2 * MIB;
 
 /** A verify between two disks, with the stream and the digests of the mirror played by the test. */
-function verifying() {
-  const clock = new ManualClock();
+async function verifying(windowSize = 16 * MIB) {
+  const { world, replica, write } = await replicaParts({
+    size: SIZE,
+    windowSize,
+    spoolSize: 16 * MIB,
+    inOrder: true,
+  });
+  const { clock } = world;
   const scan = inlineScanPool();
   const local = new MemoryDisk(SIZE);
   const image = new MemoryDisk(SIZE);
-  const replica = new Replica(clock, SIZE, 16 * MIB, 0, 0, true);
   const lock = new RangeLock();
   const localDisk: LocalDisk = { volume: new DiskVolume(local), disk: local, lock };
   const [server, client] = MemoryStream.pair();
@@ -34,8 +38,8 @@ function verifying() {
   const peer = new Channel(server, clock);
   const questions = new Questions(channel, SIZE);
   const target = new RescanTarget(
-    image,
-    scan,
+    () => ({ disk: image, size: SIZE }),
+    { scan, clock },
     (reply) => peer.send([reply]),
     () => undefined,
   );
@@ -62,6 +66,8 @@ function verifying() {
       if (entry.type === FrameType.PASS) {
         key = Buffer.from(entry.data!);
         target.passBegan(key);
+      } else if (entry.type === FrameType.WRITE) {
+        await image.write(Buffer.from(entry.data!), entry.offset);
       } else {
         checks += 1;
         const block = Buffer.alloc(entry.length);
@@ -69,10 +75,11 @@ function verifying() {
         const same = digestOf(block, key!, entry.offset).equals(Buffer.from(entry.data!));
         verify.result(checkResult(entry.offset, entry.length, same));
       }
+      if (entry.remark) replica.window.releaseRemark(entry);
     }
     return checks;
   };
-  return { clock, local, image, lock, replica, session, questions, verify, playStream };
+  return { clock, local, image, lock, replica, session, questions, verify, playStream, write };
 }
 
 function checkResult(offset: number, length: number, same: boolean): Frame {
@@ -98,7 +105,7 @@ async function play<T>(work: Promise<T>, playStream: () => Promise<number>): Pro
 
 describe('a verify', () => {
   it('asks again, at a place of the stream, for each block whose digests differ, and believes only that', async () => {
-    const { local, image, verify, playStream } = verifying();
+    const { local, image, verify, playStream } = await verifying();
     await local.write(Buffer.alloc(64 * KIB, 1), 0);
     await image.write(Buffer.alloc(64 * KIB, 1), 0);
     await image.write(Buffer.alloc(1, 9), 8192);
@@ -117,7 +124,7 @@ describe('a verify', () => {
   });
 
   it('whose session ends while a block is waited for ends too', async () => {
-    const { local, lock, session, questions, replica, verify, playStream } = verifying();
+    const { local, lock, session, questions, replica, verify, playStream } = await verifying();
     await local.write(Buffer.alloc(4096, 1), 0);
     const hold = lock.acquire(0, 4096);
     const running = verify.run(() => undefined);
@@ -135,8 +142,40 @@ describe('a verify', () => {
     expect(replica.window.hasUnsent).toBe(false);
   });
 
+  it('asks nothing while operations wait in the spool: there is no place in the stream to ask at', async () => {
+    const { clock, local, image, replica, verify, playStream, write } = await verifying(20_000);
+    await local.write(Buffer.alloc(4096, 1), MIB);
+    await local.write(Buffer.alloc(5 * 4096, 2), 0);
+    for (let block = 0; block < 5; block += 1) write(block * 4096, 4096, false, new Uint8Array(4096).fill(2));
+    expect(replica.backlog.isInWindow).toBe(false);
+    const running = verify.run(() => undefined);
+    let checks = 0;
+    const goOn = async (recording: boolean): Promise<void> => {
+      for (let round = 0; round < 100; round += 1) {
+        checks += await playStream();
+        replica.window.applied(replica.window.lastSequence);
+        if (recording) replica.acknowledged(replica.window.lastSequence, 0);
+        await turns(2);
+        clock.advance(5);
+      }
+    };
+    await goOn(false);
+    expect([replica.backlog.isInWindow, checks]).toEqual([false, 0]);
+    // The mirror records what the window holds: the rest follows.
+    await goOn(true);
+    expect(await running).toMatchObject({ differingSize: 4096, ranges: [{ offset: MIB, length: 4096 }] });
+    // It was asked about what the spool had, too: the digest was taken before it arrived.
+    expect(checks).toBeGreaterThan(1);
+    expect(
+      image
+        .content()
+        .subarray(0, 5 * 4096)
+        .equals(Buffer.alloc(5 * 4096, 2)),
+    ).toBe(true);
+  });
+
   it('counts a block that cannot be read again as different, and goes on', async () => {
-    const { local, image, verify, playStream } = verifying();
+    const { local, image, verify, playStream } = await verifying();
     await local.write(Buffer.alloc(4096, 1), 0);
     await local.write(Buffer.alloc(4096, 2), MIB);
     await image.write(Buffer.alloc(4096, 2), MIB);
@@ -154,7 +193,7 @@ describe('a verify', () => {
   });
 
   it('refuses the result of a check that it did not place, or of another', async () => {
-    const { verify } = verifying();
+    const { verify } = await verifying();
     expect(() => verify.result(checkResult(0, 4096, true))).toThrow(expect.objectContaining({ code: 'frame-invalid' }));
   });
 });
