@@ -14,6 +14,8 @@ const DOWN_MS = 300;
 const TROUBLE_MS = 1_500;
 /** Now and then something lasts so long that everybody's patience ends. */
 const LONG_TROUBLE_MS = 30_000;
+/** Faults of one host that wait for their moment. */
+const FAULTS_MAX = 2;
 
 export class Chaos {
   readonly counts = new Map<Misfortune, number>();
@@ -202,6 +204,8 @@ export class Chaos {
 
   #fault(medium: Medium): void {
     const { random } = this.#shared;
+    // A disk that fails all the time only keeps everything down.
+    if (medium.faults.length >= FAULTS_MAX) return;
     const calls: readonly Call[] = [
       'write',
       'zero',
@@ -239,8 +243,7 @@ export class Chaos {
     }
     side.crash('power');
     this.#shared.trace(`the disks of the ${medium.name} are put back`);
-    if (side === this.#primary) this.#primary.restored();
-    else this.#mirror.restored();
+    if (side === this.#mirror) this.#mirror.restored();
     medium.restore(copy);
     return undefined;
   }

@@ -22,10 +22,10 @@ const SNAPSHOT_INTERVAL = 128;
 export class Run {
   readonly id: string;
   readonly baseSequence: number;
-  /** Run that was handed on to this one by a clean stop. */
+  /** Run that was handed on to this one by a clean stop: its operations are the first of this one. */
   readonly parent: Run | undefined;
   /** Places at which an epoch ends, ascending. */
-  readonly barriers: number[] = [];
+  readonly barriers: number[];
   /** The content after the last operation. */
   readonly current: Content;
   readonly #operations: Operation[] = [];
@@ -36,11 +36,17 @@ export class Run {
   constructor(id: string, content: Content, baseSequence: number, parent: Run | undefined) {
     this.id = id;
     this.baseSequence = baseSequence;
+    this.barriers = parent === undefined ? [] : parent.barriers.slice();
     this.parent = parent;
     this.current = content.clone();
     const first = { sequence: baseSequence, content: content.clone() };
     this.#snapshots = [first];
     this.#lastAsked = first;
+  }
+
+  /** The earliest position of which the content is known. */
+  get firstSequence(): number {
+    return this.parent?.firstSequence ?? this.baseSequence;
   }
 
   /** Sequence of the last operation. */
@@ -65,6 +71,7 @@ export class Run {
 
   /** The operation with that sequence. */
   operation(sequence: number): Operation {
+    if (this.parent !== undefined && sequence <= this.baseSequence) return this.parent.operation(sequence);
     const operation = this.#operations[sequence - this.baseSequence - 1];
     assert(operation !== undefined, `an operation ${sequence} of the run`);
     return operation;
@@ -72,6 +79,7 @@ export class Run {
 
   /** The content after that sequence; not to be changed. */
   contentAt(sequence: number): Content {
+    if (this.parent !== undefined && sequence < this.baseSequence) return this.parent.contentAt(sequence);
     if (sequence === this.sequence) return this.current;
     if (this.#lastAsked.sequence === sequence) return this.#lastAsked.content;
     let from = this.#lastAsked.sequence < sequence ? this.#lastAsked : this.#snapshots[0]!;

@@ -34,6 +34,7 @@ export async function main(args: readonly string[]): Promise<number> {
     } catch (error) {
       if (!(error instanceof Finding)) throw error;
       process.stdout.write(`${error.message}\n`);
+      process.stdout.write(`found after ${index + 1} seeds: ${error.what}\n`);
       totals.print();
       return 1;
     }

@@ -1,5 +1,6 @@
 /** The mirror's host in the simulation: starts the real mirror on its world and ends it in every way there is. */
 import { isFailure } from '../../src/base/failure.ts';
+import type { StagingRules } from '../../src/mirror/image-state.ts';
 import type { Mirror } from '../../src/mirror/mirror.ts';
 import { openMirror } from '../../src/mirror/open-mirror.ts';
 import type { MirrorExportStatus } from '../../src/mirror/status.ts';
@@ -14,26 +15,23 @@ export const IMAGE_PATH = `${MIRROR_DIRECTORY}/${EXPORT_NAME}.img`;
 export class MirrorSide {
   readonly host: Host;
   state: SideState = 'down';
+  /** What the operator allows; with the next start. */
+  staging: StagingRules;
   mirror: Mirror | undefined;
   /** The disk has had failures. */
   faulty = false;
-  /** It has ended without a clean stop, and has not been exact since. */
-  get resuming(): boolean {
-    if (this.status?.exact === true) this.#resuming = false;
-    return this.#resuming && this.state !== 'down';
-  }
-
-  readonly #shared: Shared;
   /** How often the disks were put back to a copy. */
   restorations = 0;
+  readonly #shared: Shared;
+  #stagingNow: StagingRules | undefined;
   #appliedMax = Number.POSITIVE_INFINITY;
-  #resuming = false;
   readonly #crashed: (medium: Medium, how: string, appliedMax: number) => void;
 
   /** `crashed` gets what a crash has left. */
   constructor(shared: Shared, crashed: (medium: Medium, how: string, appliedMax: number) => void) {
     this.#shared = shared;
     this.#crashed = crashed;
+    this.staging = { limit: shared.profile.stagingLimit, overflow: shared.profile.stagingOverflow };
     this.host = new Host('mirror', shared.timeline, shared.random.fork(), shared.network);
     this.host.medium.put(MIRROR_DIRECTORY, 'directory');
     this.host.medium.syncDirectory('/');
@@ -75,10 +73,14 @@ export class MirrorSide {
     this.#shared.trace(`mirror: ${how}`);
     if (how === 'kill') this.host.kill();
     else this.host.powerOff(pickFate(this.host.random));
-    const { resuming, appliedMax } = this;
+    const { appliedMax } = this;
     this.#down();
-    if (!resuming) this.#crashed(this.host.medium, how, appliedMax);
-    this.#resuming = true;
+    this.#crashed(this.host.medium, how, appliedMax);
+  }
+
+  /** What a person does who has changed the rules: the mirror is started anew. */
+  attend(): void {
+    if (this.state === 'up' && this.#stagingNow !== this.staging) this.stop();
   }
 
   /** The disks are put back to a copy. */
@@ -89,11 +91,13 @@ export class MirrorSide {
 
   async #open(incarnation: Incarnation, world: Parameters<typeof openMirror>[0]): Promise<void> {
     let mirror: Mirror;
+    this.#stagingNow = this.staging;
     try {
       mirror = await openMirror(world, logOf(this.#shared, 'M'), {
         directory: MIRROR_DIRECTORY,
         listen: MIRROR_ADDRESS,
         tls: TLS,
+        staging: this.staging,
         timing: TIMING,
       });
     } catch (error) {

@@ -6,18 +6,17 @@
  *   of it (G2), see legality.ts;
  * - while the mirror runs: an image that it calls exact is the primary's content at `applied` (G1).
  */
+import { assert } from '../../src/base/assert.ts';
+import { isFailure } from '../../src/base/failure.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { World } from '../../src/io/world.ts';
-import { MirrorImage } from '../../src/mirror/image.ts';
-import type { MirrorState } from '../../src/store/mirror-state.ts';
-import { STAGED_RESUME } from './features.ts';
+import { type RecoverReport, recoverImage } from '../../src/mirror/recover.ts';
 import type { History } from './history.ts';
 import { Host } from './host.ts';
 import { describeDifference, judge } from './legality.ts';
 import type { Medium } from './medium.ts';
-import { IMAGE_PATH, MIRROR_DIRECTORY, type MirrorSide } from './mirror-side.ts';
+import { IMAGE_PATH, type MirrorSide } from './mirror-side.ts';
 import { SimulatedNetwork } from './network.ts';
-import { EXPORT_NAME } from './primary-side.ts';
 import { SeededRandom } from './random.ts';
 import { pickFate, type Shared } from './shared.ts';
 import { Timeline } from './timeline.ts';
@@ -28,6 +27,8 @@ export interface CrashState {
   readonly how: string;
   /** Operations beyond this one cannot have reached the image. */
   readonly appliedMax: number;
+  /** Nothing is there but what is durable for certain: what is true of this state stays true. */
+  readonly durable: boolean;
 }
 
 export interface Checks {
@@ -60,41 +61,47 @@ export class Oracle {
   async checkCrashNow(): Promise<void> {
     const copy = this.#mirror.host.medium.clone(this.#random.fork());
     const power = this.#random.chance(0.7);
-    if (power) copy.powerLost(pickFate(this.#random));
+    const fate = pickFate(this.#random);
+    if (power) copy.powerLost(fate);
     await this.checkCrashState({
       medium: copy,
       how: power ? 'power loss' : 'kill',
       appliedMax: this.#mirror.appliedMax,
+      durable: power && fate.kept === 0 && fate.torn === 0,
     });
   }
 
   /** Judges what a crash has left; the medium is not used by anybody else. */
-  async checkCrashState({ medium, how, appliedMax }: CrashState): Promise<void> {
+  async checkCrashState({ medium, how, appliedMax, durable }: CrashState): Promise<void> {
     this.checks.crashStates += 1;
-    const recovered = await recover(medium);
+    const recovered = await recover(medium, how === 'power loss' || how === 'power');
     const file = medium.file(IMAGE_PATH);
     if (recovered === undefined || file === undefined) return;
-    const { state, exact } = recovered;
-    if (!state.consistent) {
-      if (this.#onceConsistent && this.#restorations === this.#mirror.restorations)
+    const { exact, sequence } = recovered;
+    if (!recovered.consistent) {
+      const net = this.#mirror.staging.overflow === 'keep';
+      if (net && this.#onceConsistent && this.#restorations === this.#mirror.restorations)
         this.#shared.wrong(`the image after a ${how} of the mirror is not consistent any more`);
       return;
     }
-    if (!STAGED_RESUME && this.#mirror.resuming) return;
+    if (durable) {
+      this.#onceConsistent = true;
+      this.#restorations = this.#mirror.restorations;
+    }
     const image = file.cache;
-    const run = this.#history.get(state.run.toString('hex'));
-    const at = `the image after a ${how} of the mirror, ${exact ? 'exact' : 'not exact'}, recorded ${state.recorded} of run ${state.run.toString('hex', 0, 4)}`;
+    const run = this.#history.get(recovered.run);
+    const at = `the image after a ${how} of the mirror, ${exact ? 'exact' : 'not exact'}, recorded ${sequence} of run ${recovered.run.slice(0, 8)}`;
     if (run === undefined) {
       this.#shared.wrong(`${at}: an unknown run`);
       return;
     }
     this.checks.consistent += 1;
-    if (state.recorded < run.baseSequence || state.recorded > run.sequence) {
-      this.#shared.wrong(`${at}: the run goes from ${run.baseSequence} to ${run.sequence}`);
+    if (sequence < run.firstSequence || sequence > run.sequence) {
+      this.#shared.wrong(`${at}: the run goes from ${run.firstSequence} to ${run.sequence}`);
       return;
     }
-    const verdict = judge(image, run, state.recorded, {
-      to: exact ? state.recorded : Math.min(appliedMax, run.sequence),
+    const verdict = judge(image, run, sequence, {
+      to: exact ? sequence : Math.min(appliedMax, run.sequence),
     });
     if (exact) this.checks.exact += 1;
     if (verdict.positions.length === 0) this.#shared.wrong(`${at}: no position of the primary: ${verdict.complaint}`);
@@ -113,11 +120,9 @@ export class Oracle {
       return;
     }
     this.checks.live += 1;
-    this.#onceConsistent = true;
-    this.#restorations = this.#mirror.restorations;
-    if (status.applied < run.baseSequence || status.applied > run.sequence) {
+    if (status.applied < run.firstSequence || status.applied > run.sequence) {
       this.#shared.wrong(
-        `the mirror says it is at ${status.applied}: the run goes from ${run.baseSequence} to ${run.sequence}`,
+        `the mirror says it is at ${status.applied}: the run goes from ${run.firstSequence} to ${run.sequence}`,
       );
       return;
     }
@@ -131,12 +136,30 @@ export class Oracle {
   }
 }
 
-/** What `nbdtwin recover` makes of the disks: a committed staged run is copied. Undefined: there is no image yet. */
-function recover(medium: Medium): Promise<{ state: MirrorState; exact: boolean } | undefined> {
+/**
+ * What `nbdtwin recover` makes of the disks, and says of them. Undefined: there is no image yet. `settled`: the cache
+ * shows what the medium holds.
+ */
+function recover(medium: Medium, settled: boolean): Promise<RecoverReport | undefined> {
   return inSideWorld(medium, async (world) => {
-    const image = await MirrorImage.open(world, silentLog, MIRROR_DIRECTORY, EXPORT_NAME);
-    await image?.finishCommit();
-    return image && { state: image.state, exact: image.exact };
+    try {
+      const promised = await recoverImage(world, silentLog, IMAGE_PATH, true);
+      const report = await recoverImage(world, silentLog, IMAGE_PATH, false);
+      const same = promised.run === report.run && promised.sequence === report.sequence;
+      // A dry run reads what the cache shows, which after a failed sync is not what the medium holds.
+      assert(
+        !settled || (same && promised.consistent === report.consistent),
+        'a dry run of recover tells what recover then does',
+      );
+      return report;
+    } catch (error) {
+      // It was being made when the power went: there was never anything in it.
+      const isNone = ['image-unknown', 'image-missing', 'disk-missing', 'disk-empty'].some(
+        (code) => isFailure(error) && error.code === code,
+      );
+      if (isNone) return undefined;
+      throw error;
+    }
   });
 }
 

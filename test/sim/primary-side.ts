@@ -3,9 +3,12 @@
  * ends it in every way there is. Also the human who sees what `status` says and does what the hint says.
  */
 import { isFailure } from '../../src/base/failure.ts';
+import type { FileSystem } from '../../src/io/disk.ts';
 import { openPrimary } from '../../src/primary/open-primary.ts';
 import type { Primary } from '../../src/primary/primary.ts';
 import type { MirrorLinkStatus } from '../../src/primary/status.ts';
+import { PRIMARY_STATE, primaryStatePath } from '../../src/store/primary-state.ts';
+import { readStateFile } from '../../src/store/state-file.ts';
 import { DiskVolume } from '../../src/volume/disk-volume.ts';
 import { Clients } from './clients.ts';
 import type { Content } from './content.ts';
@@ -13,6 +16,7 @@ import { type History, Run } from './history.ts';
 import { Host, type Incarnation } from './host.ts';
 import { watchNextLedger } from './ledger-watch.ts';
 import { judge } from './legality.ts';
+import type { Medium } from './medium.ts';
 import type { Shared } from './shared.ts';
 import { logOf, MIRROR_ADDRESS, pickFate, RETRY, TIMING, TLS } from './shared.ts';
 import type { StoredFile } from './stored-file.ts';
@@ -20,6 +24,11 @@ import type { StoredFile } from './stored-file.ts';
 export const DISK_PATH = '/disks/disk.img';
 export const STATE_DIRECTORY = `${DISK_PATH}.twin`;
 export const EXPORT_NAME = 'disk';
+
+/** Patience of the modes with a mirror that is away. */
+const MIRROR_TIMEOUT_MS = 1_000;
+/** How long a stop waits for requests in flight. */
+const DRAIN_MS = 500;
 
 export type SideState = 'down' | 'starting' | 'up' | 'stopping';
 
@@ -34,11 +43,11 @@ export class PrimarySide {
   /** A restart by a human with --rescan is due. */
   rescanAll = false;
   clientsWanted = true;
+  /** Requests answered by incarnations that are no more. */
+  answered = 0;
   readonly #shared: Shared;
   readonly #pool: Buffer;
   #run: Run | undefined;
-  /** The disk is what the last run left. */
-  #handedOn = true;
 
   constructor(shared: Shared, history: History) {
     this.#shared = shared;
@@ -97,11 +106,6 @@ export class PrimarySide {
     }
   }
 
-  /** The disk and its state are put back to a copy. */
-  restored(): void {
-    this.#handedOn = false;
-  }
-
   /** What a person does who looks at `status` now and then. */
   attend(): void {
     if (this.state !== 'up') return;
@@ -116,6 +120,7 @@ export class PrimarySide {
   async #open(incarnation: Incarnation, world: Parameters<typeof openPrimary>[0]): Promise<void> {
     const { profile } = this.#shared;
     let primary: Primary;
+    const handedOnBy = await lastRun(this.host.medium);
     try {
       const disk = await world.files.openDisk(DISK_PATH, { lock: 'exclusive' });
       watchNextLedger(this.#watcher(incarnation));
@@ -127,6 +132,10 @@ export class PrimarySide {
         mirror: MIRROR_ADDRESS,
         tls: TLS,
         windowSize: profile.windowSize,
+        spoolSize: profile.spoolSize,
+        regionSize: profile.regionSize,
+        dirtyActive: profile.dirtyActive,
+        agreement: { mode: profile.mode, mirrorTimeoutMs: MIRROR_TIMEOUT_MS, onMirrorLoss: profile.onMirrorLoss },
         rescanRate: undefined,
         rekeySize: Number.MAX_SAFE_INTEGER,
         rekeyIntervalMs: profile.rekeyIntervalMs,
@@ -147,7 +156,7 @@ export class PrimarySide {
     this.rescanAll = false;
     this.primary = primary;
     this.state = 'up';
-    const run = this.#beginRun(primary);
+    const run = this.#beginRun(primary, handedOnBy);
     this.#run = run;
     this.clients = new Clients(
       primary.volume,
@@ -160,24 +169,24 @@ export class PrimarySide {
       {
         trace: (text) => this.#shared.trace(text),
         wrong: (what) => this.#shared.wrong(what),
-        mayFail: () => this.faulty,
-        patienceMs: () => this.#shared.patienceMs(),
+        mayFail: () => this.faulty || profile.onMirrorLoss === 'fail' || this.state === 'stopping',
+        patienceMs: () => (profile.mode === 'async' ? this.#shared.patienceMs() : Number.POSITIVE_INFINITY),
       },
     );
     if (this.clientsWanted) this.clients.start();
   }
 
-  #beginRun(primary: Primary): Run {
+  #beginRun(primary: Primary, handedOnBy: string): Run {
     const status = primary.status();
-    const parent = status.sequence > 0 ? this.history.latest : undefined;
+    // Without a clean stop a run begins at 0. One that goes on elsewhere has been put back to an older copy.
+    const parent = status.sequence === 0 ? undefined : this.history.get(handedOnBy);
     this.#shared.trace(`primary is up: run ${status.run.slice(0, 8)} from ${status.sequence}`);
-    if (parent !== undefined && this.#handedOn) {
-      const differing = this.content.differences(parent.current, 1);
-      if (parent.sequence !== status.sequence || differing.length > 0) {
-        this.#shared.wrong(`a run is handed on at ${status.sequence}, but the disk is not as at ${parent.sequence}`);
+    if (status.sequence > 0) {
+      const known = parent !== undefined && status.sequence <= parent.sequence;
+      if (!known || this.content.differences(parent.contentAt(status.sequence), 1).length > 0) {
+        this.#shared.wrong(`a run is handed on at ${status.sequence}, but the disk is not as it was there`);
       }
     }
-    this.#handedOn = true;
     const run = new Run(status.run, this.content, status.sequence, parent);
     this.history.begin(run);
     return run;
@@ -185,7 +194,9 @@ export class PrimarySide {
 
   async #close(incarnation: Incarnation, drainMs: number): Promise<void> {
     try {
-      await this.clients?.stop();
+      // Requests that wait for the mirror are failed by the primary; the NBD server would have cut them off by then.
+      const answered = this.clients?.stop();
+      await Promise.race([answered, this.#sleep(DRAIN_MS, incarnation)]);
       await this.primary?.close(drainMs);
     } catch (error) {
       if (!incarnation.alive) return;
@@ -199,9 +210,16 @@ export class PrimarySide {
     this.#down();
   }
 
+  #sleep(delayMs: number, incarnation: Incarnation): Promise<void> {
+    return new Promise((resolve) => {
+      this.#shared.timeline.after(delayMs, resolve, incarnation);
+    });
+  }
+
   #down(): void {
     this.state = 'down';
     this.primary = undefined;
+    this.answered += this.clients?.answered ?? 0;
     this.clients = undefined;
     this.#run = undefined;
     this.#shared.wentDown('primary');
@@ -242,5 +260,19 @@ export class PrimarySide {
       left -= length;
     }
     file.synced(file.changeCount);
+  }
+}
+
+/** The run that the state on the disk names, or nothing that is one. */
+async function lastRun(medium: Medium): Promise<string> {
+  const file = medium.file(primaryStatePath(STATE_DIRECTORY));
+  if (file === undefined) return '';
+  const files = { readFile: () => Promise.resolve(file.cache.slice(0, file.cache.size)) };
+  try {
+    const state = await readStateFile(files as unknown as FileSystem, PRIMARY_STATE, STATE_DIRECTORY);
+    return state?.run.toString('hex') ?? '';
+  } catch (error) {
+    if (!isFailure(error, 'state-corrupt')) throw error;
+    return '';
   }
 }

@@ -3,6 +3,7 @@
  * often. Each seed leaves many misfortunes out and makes others frequent: runs in which everything happens at once all
  * look alike, and rare sequences would stay rare.
  */
+import type { Mode, OnMirrorLoss } from '../../src/base/mode.ts';
 import { KIB, MIB } from '../../src/base/units.ts';
 import type { SeededRandom } from './random.ts';
 
@@ -47,6 +48,14 @@ export interface Profile {
   /** Small areas where nearly everything happens. */
   readonly hot: readonly { readonly offset: number; readonly length: number }[];
   readonly windowSize: number;
+  readonly spoolSize: number;
+  readonly regionSize: number;
+  readonly dirtyActive: number;
+  /** Bytes of staging that the mirror may use; undefined: what it likes. */
+  readonly stagingLimit: number | undefined;
+  readonly stagingOverflow: 'keep' | 'continue';
+  readonly mode: Mode;
+  readonly onMirrorLoss: OnMirrorLoss;
   /** Bytes of the disk that hold something before the first start. */
   readonly initialSize: number;
   readonly latencyMs: number;
@@ -96,6 +105,13 @@ export function makeProfile(random: SeededRandom): Profile {
     writeSizeMax,
     hot,
     windowSize: random.pick([1, 1, 2]) * MIB,
+    spoolSize: random.pick([0, 256 * KIB, 2 * MIB, 64 * MIB]),
+    regionSize: random.pick([1, 1, 2]) * MIB,
+    dirtyActive: random.pick([1, 3, 16, 4096]),
+    stagingLimit: random.pick([undefined, undefined, undefined, 64 * KIB, 512 * KIB]),
+    stagingOverflow: random.pick(['keep', 'continue']),
+    mode: random.pick(['async', 'async', 'flush', 'sync']),
+    onMirrorLoss: random.pick(['continue', 'stall', 'fail']),
     initialSize: random.pick([0, 64 * KIB, MIB]),
     latencyMs: random.pick([0.1, 0.5, 3, 15]),
     rate,

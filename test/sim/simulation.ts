@@ -56,10 +56,13 @@ export interface Outcome {
 export class Finding extends Error {
   override name = 'Finding';
   readonly seed: number;
+  /** In one line. */
+  readonly what: string;
 
-  constructor(seed: number, message: string, options?: ErrorOptions) {
+  constructor(seed: number, what: string, message: string, options?: ErrorOptions) {
     super(message, options);
     this.seed = seed;
+    this.what = what;
   }
 }
 
@@ -89,7 +92,6 @@ export class Simulation implements Shared {
   #deathStep = -1;
   #healing = false;
   #crashes = 0;
-  #requests = 0;
 
   constructor(options: SimulationOptions) {
     this.seed = options.seed;
@@ -104,7 +106,7 @@ export class Simulation implements Shared {
     this.primary = new PrimarySide(this, this.history);
     this.mirror = new MirrorSide(this, (medium, how, appliedMax) => {
       if (how !== 'clean stop') this.#crashes += 1;
-      this.#crashStates.push({ medium: medium.clone(this.random.fork()), how, appliedMax });
+      this.#crashStates.push({ medium: medium.clone(this.random.fork()), how, appliedMax, durable: false });
     });
     for (const { pace } of [this.primary.host, this.mirror.host]) {
       pace.atOnce = this.profile.diskAtOnce;
@@ -140,7 +142,7 @@ export class Simulation implements Shared {
       virtualMs: this.timeline.nowMs,
       hash: this.#trace.hash,
       crashes: this.#crashes,
-      requests: this.#requests + (this.primary.clients?.answered ?? 0),
+      requests: this.primary.answered + (this.primary.clients?.answered ?? 0),
       operations: latest?.sequence ?? 0,
       sessions: this.network.connectionCount,
       checks: this.oracle.checks,
@@ -219,6 +221,10 @@ export class Simulation implements Shared {
     this.#healing = true;
     this.chaos.end();
     this.primary.clientsWanted = false;
+    if (this.mirror.staging.limit !== undefined) {
+      this.trace('human: staging without a limit');
+      this.mirror.staging = { limit: undefined, overflow: 'keep' };
+    }
     const untilMs = this.timeline.nowMs + RECOVERY_MS;
     const untilStep = this.#step + RECOVERY_STEPS;
     let quiet = false;
@@ -257,7 +263,6 @@ export class Simulation implements Shared {
       () => undefined,
     );
     await this.#live(() => stopped || this.primary.host.incarnation !== incarnation);
-    this.#requests += clients.answered;
     if (clients.flushFailed) this.primary.stop(0);
   }
 
@@ -271,6 +276,7 @@ export class Simulation implements Shared {
   #attendLater(): void {
     this.timeline.after(ATTEND_MS, () => {
       this.primary.attend();
+      this.mirror.attend();
       this.#attendLater();
     });
   }
@@ -286,6 +292,7 @@ export class Simulation implements Shared {
     const lines = this.#trace.last(60).join('\n');
     throw new Finding(
       this.seed,
+      `${what}${cause instanceof Error ? `: ${cause.message}` : ''}`,
       `seed ${this.seed}, step ${this.#step}: ${what}${error}\n${lines}\nTo see it again: npm run sim -- --seed ${this.seed} --steps ${this.#steps}`,
       { cause },
     );
