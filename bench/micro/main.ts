@@ -1,12 +1,13 @@
 /** The micro benchmarks: single parts on the way of a request, without sockets or disks. --json FILE keeps the figures. */
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
+import { benchAdmission } from './admission.ts';
 import { benchCodecs } from './codecs.ts';
 import { benchRanges } from './ranges.ts';
 
 const { values } = parseArgs({ options: { json: { type: 'string' } } });
 
-const figures = [...benchCodecs(), ...benchRanges()];
+const figures = [...benchCodecs(), ...benchRanges(), ...(await benchAdmission())];
 const width = Math.max(...figures.map(({ name }) => name.length));
 for (const { name, nsPerOperation } of figures) {
   const { median, min, max } = nsPerOperation;

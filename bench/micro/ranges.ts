@@ -4,11 +4,11 @@ import { RangeLock } from '../../dist/volume/range-lock.js';
 import { type Figure, measure } from './measure.ts';
 
 const OPERATIONS = 1024;
-const BLOCK_SIZE = 4096;
+export const BLOCK_SIZE = 4096;
 const BLOCKS = 1 << 18;
 
 /** Block numbers spread over the disk, the same in every run. */
-function scatteredBlocks(): number[] {
+export function scatteredBlocks(): number[] {
   let state = 1;
   return Array.from({ length: OPERATIONS }, () => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;

@@ -1,6 +1,6 @@
 /**
  * What the dirty map costs a client that writes 4 KiB at random. One block in each region of a large sparse disk is
- * written beforehand; every write that counts goes to one of them, so that no file has to grow.
+ * written before each load; every write of the load goes to one of them, so that no file has to grow.
  *
  * - hot: few regions, which all stay marked: a write costs a bit test.
  * - cold: so many regions that nearly every write finds its region unmarked and waits until it is marked durably.
@@ -57,8 +57,12 @@ export const dirtyMap: Scenario = {
   run: (folder, quick, say) => run(folder, quick ? QUICK : FULL, say),
 };
 
-function loadsOf({ regionCount, hotRegionCount }: Parameters): Workload[] {
-  const load = (name: string, depth: number, count: number): Workload => ({
+interface Load extends Workload {
+  readonly regionCount: number;
+}
+
+function loadsOf({ regionCount, hotRegionCount }: Parameters): Load[] {
+  const load = (name: string, depth: number, count: number): Load => ({
     name: `${name}-${depth}`,
     text: `${name}: 4 KiB random write, depth ${depth}, one block in each of ${count} regions of 1 MiB`,
     pattern: 'randwrite',
@@ -67,8 +71,13 @@ function loadsOf({ regionCount, hotRegionCount }: Parameters): Workload[] {
     flushEach: false,
     alignment: REGION_SIZE,
     reach: count * REGION_SIZE,
+    regionCount: count,
   });
-  return [32, 1].flatMap((depth) => [load('hot', depth, hotRegionCount), load('cold', depth, regionCount)]);
+  const depths = [32, 1];
+  return [
+    ...depths.map((depth) => load('hot', depth, hotRegionCount)),
+    ...depths.map((depth) => load('cold', depth, regionCount)),
+  ];
 }
 
 async function run(folder: string, parameters: Parameters, say: (text: string) => void): Promise<Outcome> {
@@ -98,7 +107,7 @@ async function runRound(
   contestants: readonly ServerKind[],
   roundFolder: string,
   parameters: Parameters,
-  loads: readonly Workload[],
+  loads: readonly Load[],
   say: (text: string) => void,
 ): Promise<Observation[]> {
   await mkdir(roundFolder);
@@ -108,13 +117,14 @@ async function runRound(
     await mkdir(folder);
     const disk = await makeDisk(folder, parameters.regionCount * REGION_SIZE);
     const server = await kind.start(disk, folder);
-    await writeEachRegion(server, parameters.regionCount);
-    await server.settle();
     started.push({ name: kind.name, server, folder });
   }
   const observations: Observation[] = [];
   for (const load of loads) {
     for (const { name, server, folder } of started) {
+      // Each region once, so that those which may stay marked are: chance would leave some out for long.
+      await writeEachRegion(server, load.regionCount);
+      await server.settle();
       // What earlier loads left in the page cache is written out first, not during this one.
       await runChild('sync', ['--file-system', folder]);
       const measurement = await runFio(load, {

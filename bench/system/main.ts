@@ -22,6 +22,8 @@ const USAGE = `npm run bench -- [options]
   --only NAME        only workloads whose name starts with NAME
   --server NAME      only this server, may be given several times (nbdkit, the baseline, always runs)
   --micro            the micro benchmarks instead
+
+Scenarios that show whether what is claimed holds: npm run bench -- NAME (slow-link, restart-large, dirty-map)
 `;
 
 const FULL: Parameters = { rounds: 3, diskSize: 512 * 2 ** 20, warmUpMs: 1000, runMs: 5000 };
