@@ -50,6 +50,8 @@ class Scene {
   readonly clearedAt = Array.from({ length: PLANES }, () => new Map<number, number>());
   versionSeen = 0;
   sequence = 0;
+  /** What was found wrong where nobody waited for it. */
+  #broken: unknown;
   readonly #random: () => number;
   readonly seen = { failedSets: 0, failedClears: 0, cuts: 0, lost: 0, setsAfterClear: 0 };
 
@@ -108,10 +110,14 @@ class Scene {
     const pending = map.set(region * REGION_SIZE + 100, (last - region) * REGION_SIZE + 1);
     if (pending === undefined) completed();
     else
-      pending.then(completed, (error: unknown) => {
-        assert(isFailure(error, 'io-error'), 'a set fails with the right code');
-        this.seen.failedSets += 1;
-      });
+      pending
+        .then(completed, (error: unknown) => {
+          assert(isFailure(error, 'io-error'), 'a set fails with the right code');
+          this.seen.failedSets += 1;
+        })
+        .catch((error: unknown) => {
+          this.#broken ??= error;
+        });
   }
 
   clear(plane: number, choice: number): void {
@@ -135,6 +141,7 @@ class Scene {
 
   /** Opens what the medium would hold now, on a disk of its own. */
   async check(): Promise<ToldFile> {
+    if (this.#broken !== undefined) throw this.#broken;
     this.versionSeen = Math.max(this.versionSeen, this.map.version);
     let lost = 0;
     const left = new ToldFile(
