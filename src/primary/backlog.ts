@@ -225,6 +225,7 @@ export class Backlog {
     this.window.clear(sequence, (entry) => visit(entry.offset, entry.length));
     this.#overflow.clear(visit);
     this.#lastBarrier = -1;
+    this.#world.points.reached('primary-order-given-up');
   }
 
   /**
