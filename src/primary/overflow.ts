@@ -73,6 +73,8 @@ export class Overflow {
   #rung: Rung;
   #rungMs = Number.NEGATIVE_INFINITY;
   #rungChanges = 0;
+  /** The present session began after this sequence: the mirror had everything up to there. */
+  #resumedAfter: number;
   /** The frozen part has been handed to the present session. */
   #handedOut = false;
   /** No part can be made: until order has been given up the spool does without. */
@@ -80,7 +82,7 @@ export class Overflow {
   #failure: Failure | undefined;
   /** The one consumer of the spool, while it works. */
   #feeding: Promise<void> | undefined;
-  /** Operations are being folded into the growing part. */
+  /** Operations are on their way into the growing part. */
   #folding = false;
   /** Counts `clear`: what was begun before it counts no more. */
   #era = 0;
@@ -103,6 +105,7 @@ export class Overflow {
     this.spooled = spooled;
     const { spoolDirectory: directory, diskSize, spoolSize: sizeMax } = settings;
     this.parts = new MergedParts(world.files, log, { directory, diskSize, sizeMax });
+    this.#resumedAfter = window.baseSequence;
     this.#rung = spooled.count === 0 ? 'window' : 'spool';
     this.#batchSize = Math.min(BATCH_SIZE, Math.ceil(window.limit / 8));
     this.#foldingSize = 2 * segmentSizeFor(sizeMax);
@@ -207,6 +210,7 @@ export class Overflow {
   /** A session begins after `sequence`: parts that the mirror has are dropped. */
   rewound(sequence: number): void {
     this.#handedOut = false;
+    this.#resumedAfter = sequence;
     const { frozen } = this.parts;
     if (frozen !== undefined && sequence >= frozen.end) this.mergedDone(frozen);
   }
@@ -259,9 +263,11 @@ export class Overflow {
   async #feedAll(era: number): Promise<void> {
     try {
       for (let to = this.#consumer(REFILL_BELOW); to !== undefined; to = this.#consumer(REFILL_UNTIL)) {
-        const part = to === 'part' ? await this.#growing(era) : undefined;
+        const part = to === 'part' ? (this.parts.growing ?? (await this.#beginPart(era))) : undefined;
         if (era !== this.#era) return;
         if (to === 'part' && part === undefined) continue;
+        // What is being read belongs to this part: it does not end before that is in it.
+        this.#folding = part !== undefined;
         const records = await this.spool!.read(this.#batchSize);
         if (era !== this.#era) return;
         this.#world.points.reached('primary-spool-read');
@@ -283,7 +289,7 @@ export class Overflow {
       this.spooled.left(offset, length, atMs);
       // After a restart the mirror may be further than what was kept.
       if (sequence <= window.baseSequence) continue;
-      if (sequence <= window.sentSequence && !window.hasUnsent) {
+      if (sequence <= this.#resumedAfter) {
         window.pushApplied(code, flags, sequence, offset, length, data, atMs);
       } else if (code === FrameType.BARRIER) window.pushBarrier(sequence, atMs);
       else window.push(code, flags, sequence, offset, length, data, false, atMs);
@@ -292,7 +298,6 @@ export class Overflow {
   }
 
   async #intoPart(part: MergedPart, records: readonly SpoolRecord[], era: number): Promise<void> {
-    this.#folding = true;
     await this.#roomToFold(records, era);
     for (const record of records) {
       if (era !== this.#era) return;
@@ -325,10 +330,9 @@ export class Overflow {
     throw new Failure('no-space', `the spool of ${spoolSize} bytes is full`);
   }
 
-  /** The part that grows; undefined when none can be made: the spool goes on without, in order. */
-  async #growing(era: number): Promise<MergedPart | undefined> {
+  /** A part that grows from now on; undefined when none can be made: the spool goes on without, in order. */
+  async #beginPart(era: number): Promise<MergedPart | undefined> {
     const { parts } = this;
-    if (parts.growing !== undefined) return parts.growing;
     try {
       const part = await parts.begin(parts.frozen?.end ?? this.#window.lastSequence);
       if (era === this.#era) parts.grow(part);
@@ -349,7 +353,7 @@ export class Overflow {
     const { growing } = this.parts;
     if (growing === undefined || growing.isEmpty || this.#folding) return undefined;
     // After a restart the mirror may have had it all.
-    if (growing.end <= this.#window.sentSequence) {
+    if (growing.end <= this.#resumedAfter) {
       this.#window.forget(growing.end);
       this.parts.dropGrowing();
       return undefined;

@@ -52,18 +52,21 @@ export async function writeHead(
     throw new Failure('no-space', `the window takes ${size} bytes in the spool, which has ${sizeMax} left`);
   }
   const segment = Segment.begin(files, path, number, size, id, first.sequence);
-  for (const { type, flags, sequence, offset, length, data, atMs } of records) {
-    const recordLength = recordSize(data?.length ?? 0);
-    if (!segment.fits(recordLength)) {
-      if (segment.hasUnwritten(true)) await segment.writeOldest();
-      const headerSize = segment.size === 0 ? SEGMENT_HEADER_SIZE : 0;
-      segment.addChunk(Math.max(headerSize + recordLength, Math.min(PIECE_SIZE, size - segment.size)));
+  try {
+    for (const { type, flags, sequence, offset, length, data, atMs } of records) {
+      const recordLength = recordSize(data?.length ?? 0);
+      if (!segment.fits(recordLength)) {
+        if (segment.hasUnwritten(true)) await segment.writeOldest();
+        const headerSize = segment.size === 0 ? SEGMENT_HEADER_SIZE : 0;
+        segment.addChunk(Math.max(headerSize + recordLength, Math.min(PIECE_SIZE, size - segment.size)));
+      }
+      segment.append(recordLength, type, flags, sequence, offset, length, data, atMs);
     }
-    segment.append(recordLength, type, flags, sequence, offset, length, data, atMs);
+    await segment.writeOldest();
+    await segment.sync();
+  } finally {
+    await segment.close();
   }
-  await segment.writeOldest();
-  await segment.sync();
-  await segment.close();
   return segment;
 }
 
@@ -112,7 +115,8 @@ async function readSegments(
   visit: (record: SpoolRecord) => void,
 ): Promise<number> {
   const shiftMs = clock.nowMs() - complete.nowMs - Math.max(0, clock.wallMs() - complete.wallMs);
-  let sequence = complete.base;
+  // What the mirror has recorded meanwhile may still be among it.
+  let sequence = 0;
   let count = 0;
   for (let number = complete.first; number <= complete.last; number += 1) {
     const start = number === complete.startNumber ? complete.start : SEGMENT_HEADER_SIZE;

@@ -328,7 +328,8 @@ export class Spool {
       if (segment === undefined || this.#failure !== undefined) return;
       const era = this.#era;
       try {
-        this.#bufferSize -= await segment.writeOldest();
+        const freed = await segment.writeOldest();
+        this.#bufferSize -= freed;
       } catch (error) {
         if (!isFailure(error)) throw error;
         // Of a segment that is no more: its chunk goes with it.
