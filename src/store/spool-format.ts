@@ -13,7 +13,8 @@
  * | 32     | 8    | number of the segment                                              |
  * | 40     | 8    | sequence of its first record                                       |
  * | 48     | 4    | CRC-32 of the header, this field zero                              |
- * | 52     | 12   | zero                                                               |
+ * | 52     | 8    | start: byte at which the first record that counts stands           |
+ * | 60     | 4    | zero                                                               |
  *
  * Record (RECORD_HEADER_SIZE bytes, then the data):
  *
@@ -41,11 +42,9 @@
  * | 40     | 8    | sequence of the last operation of the run                    |
  * | 48     | 8    | number of the first segment                                  |
  * | 56     | 8    | number of the last segment, below the first without any      |
- * | 64     | 8    | number of the segment to be read from `start`, 0 for none    |
- * | 72     | 8    | start: byte at which its first record that counts stands     |
- * | 80     | 8    | number of records                                            |
- * | 88     | 8    | the monotonic clock at the stop, ms, a double                |
- * | 96     | 8    | the clock on the wall at the stop, ms since 1970, a double   |
+ * | 64     | 8    | number of records                                            |
+ * | 72     | 8    | the monotonic clock at the stop, ms, a double                |
+ * | 80     | 8    | the clock on the wall at the stop, ms since 1970, a double   |
  */
 import { crc32 } from 'node:zlib';
 import { assert } from '../base/assert.ts';
@@ -63,7 +62,7 @@ const MAGIC = Buffer.from('NBDTWIN\0', 'ascii');
 const SEGMENT_KIND = 'SPSG';
 const SEGMENT_VERSION = 1;
 const COMPLETE_KIND: RecordKind = { letters: 'SPOL', version: 1 };
-const COMPLETE_SIZE = 104;
+const COMPLETE_SIZE = 88;
 const RECORD_CRC_OFFSET = 40;
 const SEGMENT_CRC_OFFSET = 48;
 
@@ -84,7 +83,13 @@ export function recordSize(dataSize: number): number {
   return RECORD_HEADER_SIZE + dataSize;
 }
 
-export function encodeSegmentHeader(id: Buffer, number: number, firstSequence: number): Buffer {
+/** `start`: what stands before was taken out before a clean stop. */
+export function encodeSegmentHeader(
+  id: Buffer,
+  number: number,
+  firstSequence: number,
+  start: number = SEGMENT_HEADER_SIZE,
+): Buffer {
   const header = Buffer.alloc(SEGMENT_HEADER_SIZE);
   MAGIC.copy(header, 0);
   header.write(SEGMENT_KIND, 8, 'ascii');
@@ -92,14 +97,22 @@ export function encodeSegmentHeader(id: Buffer, number: number, firstSequence: n
   id.copy(header, 16);
   putUint64(header, 32, number);
   putUint64(header, 40, firstSequence);
+  putUint64(header, 52, start);
   header.writeUInt32LE(crc32(header), SEGMENT_CRC_OFFSET);
   return header;
 }
 
-/** True for the whole header of that segment of that spool. */
-export function isSegmentHeader(header: Buffer, id: Buffer, number: number): boolean {
+export interface SegmentHeader {
+  readonly firstSequence: number;
+  readonly start: number;
+}
+
+/** What the header of that segment of that spool says; undefined when it is another's, or not whole. */
+export function decodeSegmentHeader(header: Buffer, id: Buffer, number: number): SegmentHeader | undefined {
   const firstSequence = getUint64(header, 40);
-  return firstSequence !== undefined && header.equals(encodeSegmentHeader(id, number, firstSequence));
+  const start = getUint64(header, 52);
+  if (firstSequence === undefined || start === undefined || start < SEGMENT_HEADER_SIZE) return undefined;
+  return header.equals(encodeSegmentHeader(id, number, firstSequence, start)) ? { firstSequence, start } : undefined;
 }
 
 /** Writes a record at `at` of `target`, which has room for it. The data is copied. */
@@ -165,8 +178,6 @@ export interface SpoolComplete {
   readonly sequence: number;
   readonly first: number;
   readonly last: number;
-  readonly startNumber: number;
-  readonly start: number;
   readonly count: number;
   readonly nowMs: number;
   readonly wallMs: number;
@@ -176,12 +187,12 @@ export function encodeComplete(complete: SpoolComplete): Buffer {
   const content = Buffer.alloc(COMPLETE_SIZE);
   complete.id.copy(content, 0);
   complete.run.copy(content, ID_SIZE);
-  const { base, sequence, first, last, startNumber, start, count } = complete;
-  [base, sequence, first, last, startNumber, start, count].forEach((value, index) => {
+  const { base, sequence, first, last, count } = complete;
+  [base, sequence, first, last, count].forEach((value, index) => {
     putUint64(content, 32 + 8 * index, value);
   });
-  content.writeDoubleLE(complete.nowMs, 88);
-  content.writeDoubleLE(complete.wallMs, 96);
+  content.writeDoubleLE(complete.nowMs, 72);
+  content.writeDoubleLE(complete.wallMs, 80);
   return encodeSlot(COMPLETE_KIND, 1, content);
 }
 
@@ -189,17 +200,15 @@ export function encodeComplete(complete: SpoolComplete): Buffer {
 export function decodeComplete(slot: Buffer): SpoolComplete | undefined {
   const content = decodeContent(slot);
   if (content === undefined || content.length !== COMPLETE_SIZE) return undefined;
-  const [base, sequence, first, last, startNumber, start, count] = [32, 40, 48, 56, 64, 72, 80].map((at) =>
-    getUint64(content, at),
-  );
-  if (base === undefined || sequence === undefined || first === undefined || last === undefined) return undefined;
-  if (startNumber === undefined || start === undefined || count === undefined) return undefined;
+  const [base, sequence, first, last, count] = [32, 40, 48, 56, 64].map((at) => getUint64(content, at));
+  if (base === undefined || sequence === undefined || first === undefined) return undefined;
+  if (last === undefined || count === undefined) return undefined;
   return {
     id: content.subarray(0, ID_SIZE),
     run: content.subarray(ID_SIZE, 2 * ID_SIZE),
-    ...{ base, sequence, first, last, startNumber, start, count },
-    nowMs: content.readDoubleLE(88),
-    wallMs: content.readDoubleLE(96),
+    ...{ base, sequence, first, last, count },
+    nowMs: content.readDoubleLE(72),
+    wallMs: content.readDoubleLE(80),
   };
 }
 

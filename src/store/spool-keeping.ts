@@ -118,10 +118,11 @@ async function readSegments(
   // What the mirror has recorded meanwhile may still be among it.
   let sequence = 0;
   let count = 0;
+  const id = Buffer.from(complete.id);
   for (let number = complete.first; number <= complete.last; number += 1) {
-    const start = number === complete.startNumber ? complete.start : SEGMENT_HEADER_SIZE;
-    const segment = await Segment.open(files, pathOf(segmentName(number)), number, complete.id, start, shiftMs);
+    const segment = await Segment.open(files, pathOf(segmentName(number)), number, id, shiftMs);
     if (segment === undefined) return count;
+    const start = segment.readAt;
     segments.push(segment);
     while (!segment.allRead) {
       const { records, end } = await segment.read(PIECE_SIZE, 'ends');

@@ -14,13 +14,14 @@ import { assert } from '../base/assert.ts';
 import { Failure } from '../base/failure.ts';
 import type { Disk, FileSystem } from '../io/disk.ts';
 import {
+  decodeSegmentHeader,
   encodeSegmentHeader,
   getRecord,
-  isSegmentHeader,
   putRecord,
   RECORD_HEADER_SIZE,
   recordSizeAt,
   SEGMENT_HEADER_SIZE,
+  type SegmentHeader,
   type SpoolRecord,
 } from './spool-format.ts';
 
@@ -37,7 +38,8 @@ export class Segment {
   readonly path: string;
   /** Size that the file may reach. */
   readonly capacity: number;
-  readonly header: Buffer;
+  readonly #id: Buffer;
+  readonly #firstSequence: number;
   /** To be added to the times of its records: those of an earlier process are of another clock. */
   readonly shiftMs: number;
   readonly #files: FileSystem;
@@ -51,7 +53,8 @@ export class Segment {
     path: string,
     number: number,
     capacity: number,
-    header: Buffer,
+    id: Buffer,
+    firstSequence: number,
     [size, readAt, shiftMs]: readonly [number, number, number],
     disk: Promise<Disk> | undefined,
   ) {
@@ -59,7 +62,8 @@ export class Segment {
     this.path = path;
     this.number = number;
     this.capacity = capacity;
-    this.header = header;
+    this.#id = id;
+    this.#firstSequence = firstSequence;
     this.shiftMs = shiftMs;
     this.#size = size;
     this.#readAt = readAt;
@@ -75,31 +79,34 @@ export class Segment {
     id: Buffer,
     firstSequence: number,
   ): Segment {
-    const header = encodeSegmentHeader(id, number, firstSequence);
-    return new Segment(files, path, number, capacity, header, [0, SEGMENT_HEADER_SIZE, 0], undefined);
+    return new Segment(files, path, number, capacity, id, firstSequence, [0, SEGMENT_HEADER_SIZE, 0], undefined);
   }
 
   /**
-   * One that an earlier process left, from byte `start` on. `size` is that of the file until `endAt` says better.
-   * Undefined when it is not whole as far as its header says. Failures: those of the disk.
+   * One that an earlier process left, from where its header says. `size` is that of the file until `endAt` says better.
+   * Undefined when it is missing, another's, or its header is not whole. Failures: those of the disk.
    */
   static async open(
     files: FileSystem,
     path: string,
     number: number,
     id: Buffer,
-    start: number,
     shiftMs: number,
   ): Promise<Segment | undefined> {
     if ((await files.exists(path)) !== 'file') return undefined;
     const disk = await files.openState(path);
-    const header = Buffer.alloc(SEGMENT_HEADER_SIZE);
-    await disk.read(header, 0);
-    if (!isSegmentHeader(header, id, number) || start < SEGMENT_HEADER_SIZE || start > disk.size) {
-      await disk.close();
-      return undefined;
+    let header: SegmentHeader | undefined;
+    try {
+      const bytes = Buffer.alloc(SEGMENT_HEADER_SIZE);
+      await disk.read(bytes, 0);
+      header = decodeSegmentHeader(bytes, id, number);
+    } finally {
+      if (header === undefined || header.start > disk.size) await disk.close();
     }
-    return new Segment(files, path, number, disk.size, header, [disk.size, start, shiftMs], Promise.resolve(disk));
+    if (header === undefined || header.start > disk.size) return undefined;
+    const { firstSequence, start } = header;
+    const place = [disk.size, start, shiftMs] as const;
+    return new Segment(files, path, number, disk.size, id, firstSequence, place, Promise.resolve(disk));
   }
 
   /** Bytes laid out, header included. */
@@ -133,7 +140,7 @@ export class Segment {
     const chunk = { position: this.#size, buffer, filled: 0, writing: false };
     this.#chunks.push(chunk);
     if (chunk.position > 0) return;
-    this.header.copy(buffer, 0);
+    encodeSegmentHeader(this.#id, this.number, this.#firstSequence).copy(buffer, 0);
     chunk.filled = SEGMENT_HEADER_SIZE;
     this.#size = SEGMENT_HEADER_SIZE;
   }
@@ -171,9 +178,14 @@ export class Segment {
     return freed;
   }
 
-  /** True when a chunk waits to be written; `last`: also the one that is being filled. */
+  /** True when a chunk waits to be written; `last`: also the one that is being filled, if it takes anything more. */
   hasUnwritten(last: boolean): boolean {
-    return this.#chunks.length > (last ? 0 : 1);
+    return this.#chunks.length > (last || this.isFull ? 0 : 1);
+  }
+
+  /** The chunk that is being filled takes nothing more. */
+  get isFull(): boolean {
+    return !this.fits(RECORD_HEADER_SIZE);
   }
 
   /** Writes its oldest chunk. Returns the bytes of memory given back. Failures: those of the disk; it stays then. */
@@ -230,9 +242,10 @@ export class Segment {
     this.#readAt = end;
   }
 
-  /** Writes the header where its chunk never was: it was read from memory. */
+  /** Writes the header with what has been read: a later process begins there. (Its chunk may never have been written.) */
   async writeHeader(): Promise<void> {
-    await (await this.#opened()).write(this.header, 0);
+    const header = encodeSegmentHeader(this.#id, this.number, this.#firstSequence, this.#readAt);
+    await (await this.#opened()).write(header, 0);
   }
 
   /** Durable on return. All chunks have been written. */

@@ -159,6 +159,7 @@ export class Spool {
     segment.append(size, type, flags, sequence, offset, length, data, atMs);
     this.#segmentsSize += size;
     this.#count += 1;
+    if (segment.isFull) this.#write();
     return true;
   }
 
@@ -221,7 +222,6 @@ export class Spool {
     const path = this.#segmentPath(number);
     const headSegment = await writeHead(files, path, number, this.#id, head, this.#settings.sizeMax - this.size);
     const left = start === undefined ? [] : this.#segments;
-    // Its first chunk may have been read before it was written.
     await start?.writeHeader();
     for (const segment of left) await segment.sync();
     await files.syncDirectory(this.#settings.directory);
@@ -231,8 +231,6 @@ export class Spool {
       id: this.#id,
       first,
       last: left.at(-1)?.number ?? headSegment?.number ?? first - 1,
-      startNumber: start?.number ?? 0,
-      start: start?.readAt ?? 0,
       count: this.#count + head.length,
       nowMs: clock.nowMs(),
       wallMs: clock.wallMs(),
