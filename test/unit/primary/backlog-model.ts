@@ -52,7 +52,7 @@ export class BacklogModel {
   #historyBase = 0;
   /** After which operations an epoch ends. */
   #barriers = new Set<number>();
-  #image = this.#local.slice();
+  #image: Uint8Array = this.#local.slice();
   #position = 0;
   #recorded = 0;
   /** Everything up to here is durable on the mirror when the next operation comes. */

@@ -276,12 +276,13 @@ describe('a clean stop', () => {
   /** The window holds 1 to 13, the spool 14 to 33, of which it has given out 11 to 13 before. */
   async function stopped(): Promise<Rig> {
     const rig = await opened();
+    const given: number[] = [];
     for (let sequence = 11; sequence <= 33; sequence += 1) {
       rig.append(sequence, 300);
-      if (sequence === 12) expect(sequences(await rig.spool.read(10_000))).toEqual([11, 12]);
-      if (sequence === 13) expect(sequences(await rig.spool.read(10_000))).toEqual([13]);
+      if (sequence === 12 || sequence === 13) given.push(...sequences(await rig.spool.read(10_000)));
       await turn();
     }
+    expect(given).toEqual([11, 12, 13]);
     rig.clock.advance(1_000);
     await rig.spool.persist(
       kept,
