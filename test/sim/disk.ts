@@ -12,6 +12,8 @@ import type { Medium } from './medium.ts';
 import type { Change, StoredFile } from './stored-file.ts';
 import type { Timeline } from './timeline.ts';
 
+const SECTOR_SIZE = 512;
+
 export class SimulatedDisk implements Disk {
   readonly path: string;
   readonly kind = 'file';
@@ -198,7 +200,7 @@ export class SimulatedDisk implements Disk {
     if (!this.#incarnation.alive) return never();
     if (failure !== undefined || (call === 'write' && !this.#hasSpace(offset, length))) {
       // Of a call that fails, some may have happened.
-      const done = random.chance(0.5) ? 0 : random.below(length);
+      const done = random.chance(0.5) ? 0 : inSectors(offset, random.below(length));
       if (done > 0 && failure !== undefined) effect(0, done);
       const reason = failure ?? new Failure('no-space', `${this.path}: no space`);
       return this.#later(this.#pace.callMs).then(() => Promise.reject(reason));
@@ -211,7 +213,7 @@ export class SimulatedDisk implements Disk {
     let done = 0;
     const mutation: Mutation = {
       take: (share) => {
-        const end = Math.max(done, Math.floor(length * share));
+        const end = share === 1 ? length : Math.max(done, inSectors(offset, Math.floor(length * share)));
         if (end > done) effect(done, end);
         done = end;
       },
@@ -275,6 +277,11 @@ export class SimulatedDisk implements Disk {
       );
     });
   }
+}
+
+/** So much of a range at `offset`, cut at a sector: what is written in part is not cut inside one. */
+function inSectors(offset: number, length: number): number {
+  return Math.max(0, length - ((offset + length) % SECTOR_SIZE));
 }
 
 function never<T>(): Promise<T> {

@@ -17,22 +17,33 @@ export async function main(args: readonly string[]): Promise<number> {
       minutes: { type: 'string' },
       trace: { type: 'boolean' },
       quiet: { type: 'boolean' },
+      /** Misfortunes that are left out, with commas between. */
+      without: { type: 'string' },
+      /** Goes on after a seed that fails. */
+      all: { type: 'boolean' },
     },
   });
   const first = Number(values.seed ?? Math.floor(Date.now() / 1000));
   const steps = Number(values.steps ?? STEPS);
   const untilMs = values.minutes === undefined ? undefined : Date.now() + Number(values.minutes) * 60_000;
   const count = Number(values.count ?? (untilMs === undefined ? 1 : Number.POSITIVE_INFINITY));
+  const without = values.without?.split(',') ?? [];
   const totals = new Totals();
+  let failed = 0;
   for (let index = 0; index < count && (untilMs === undefined || Date.now() < untilMs); index += 1) {
     const seed = first + index;
     try {
       const print = values.trace === true ? (line: string) => process.stdout.write(`${line}\n`) : undefined;
-      const outcome = await new Simulation({ seed, steps, ...(print && { print }) }).run();
+      const outcome = await new Simulation({ seed, steps, without, ...(print && { print }) }).run();
       totals.add(outcome);
       if (values.quiet !== true) process.stdout.write(`${lineOf(outcome)}\n`);
     } catch (error) {
       if (!(error instanceof Finding)) throw error;
+      failed += 1;
+      if (values.all === true) {
+        process.stdout.write(`seed ${seed} FAILED: ${error.what}\n`);
+        continue;
+      }
       process.stdout.write(`${error.message}\n`);
       process.stdout.write(`found after ${index + 1} seeds: ${error.what}\n`);
       totals.print();
@@ -40,7 +51,7 @@ export async function main(args: readonly string[]): Promise<number> {
     }
   }
   totals.print();
-  return 0;
+  return failed === 0 ? 0 : 1;
 }
 
 function lineOf(outcome: Outcome): string {

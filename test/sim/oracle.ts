@@ -112,7 +112,8 @@ export class Oracle {
     const status = this.#mirror.status;
     const incarnation = this.#mirror.host.incarnation;
     if (status === undefined || incarnation === undefined || incarnation.pending.size > 0) return;
-    if (!status.consistent || !status.exact || status.committing) return;
+    // A run that went on without room is told as complete a moment before its position is.
+    if (!status.consistent || !status.exact || status.committing || status.staging?.through === true) return;
     const run = this.#history.get(status.run);
     const image = this.#mirror.host.medium.file(IMAGE_PATH)?.cache;
     if (run === undefined || image === undefined) {

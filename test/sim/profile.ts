@@ -64,7 +64,7 @@ export interface Profile {
   readonly diskCallMs: number;
   readonly diskSyncMs: number;
   /** Mean time between two of a kind, ms. Missing: never. */
-  readonly intervals: ReadonlyMap<Misfortune, number>;
+  readonly intervals: Map<Misfortune, number>;
   /** Odds of a crash at each named point that is reached. */
   readonly pointCrashes: number;
   readonly rekeyIntervalMs: number;

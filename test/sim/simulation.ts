@@ -32,6 +32,8 @@ export interface SimulationOptions {
   readonly seed: number;
   readonly steps: number;
   readonly print?: (line: string) => void;
+  /** What does not happen, whatever the seed says. */
+  readonly without?: readonly string[];
   /** Replaces parts of what the seed would choose. */
   readonly profile?: Partial<Profile>;
 }
@@ -100,6 +102,7 @@ export class Simulation implements Shared {
     this.random = new SeededRandom(options.seed);
     this.timeline = new Timeline(this.random.fork());
     this.profile = { ...makeProfile(this.random.fork()), ...options.profile };
+    for (const misfortune of options.without ?? []) this.profile.intervals.delete(misfortune as Misfortune);
     this.network = new SimulatedNetwork(this.timeline, this.random.fork());
     this.network.pace.latencyMs = this.profile.latencyMs;
     this.network.pace.rate = this.profile.rate;
