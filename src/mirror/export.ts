@@ -17,6 +17,7 @@ import {
   type Begin,
   BeginKind,
   decodeBegin,
+  decodeRefused,
   encodeRescanPlace,
   encodeWelcome,
   type Hello,
@@ -301,6 +302,8 @@ export class MirrorExport {
       );
       frame = await channel.take(QUEUE_TIMEOUT_MS);
     }
+    // The primary has looked at what we hold and does not want to go on.
+    if (frame.type === FrameType.REFUSED) throw decodeRefused(frame);
     const begin = decodeBegin(frame);
     if ((begin.kind === BeginKind.RESCAN || begin.kind === BeginKind.SEEDING) && !admitted)
       throw new Failure('frame-invalid', 'a rescan that was not admitted');

@@ -12,7 +12,7 @@ export class MirrorRegions {
     this.#map = map;
     this.#plane = plane;
     this.#sequences = sequences;
-    this.#versionTold = map.versionFound;
+    this.#versionTold = map.versionTold;
   }
 
   get size(): number {
@@ -38,11 +38,21 @@ export class MirrorRegions {
   }
 
   /**
-   * The highest version that the replica may know of this disk: what was found at the start, or told since. One that has
-   * seen a higher one has met a later state of it.
+   * The highest version that the replica may know of this disk: told before this start, or since. One that has seen a
+   * higher one has met a later state of it.
    */
   get versionTold(): number {
     return this.#versionTold;
+  }
+
+  /** A session is about to begin: the versions that it tells are durably known to be told. Failure: `io-error`. */
+  beginTelling(): Promise<void> {
+    return this.#map.beginTelling();
+  }
+
+  /** The session is over. */
+  endTelling(): void {
+    this.#map.endTelling();
   }
 
   /** The replica is told, in a session. */

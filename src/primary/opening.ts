@@ -31,6 +31,8 @@ import type { RescanProgress } from './status.ts';
 import type { SessionEvent } from './transitions.ts';
 
 const OPENING_TIMEOUT_MS = 30_000;
+/** No map gets there by counting; one that a mirror claims to have seen must leave room for counting on. */
+const MAP_VERSION_MAX = 2 ** 52;
 
 /** What a HELLO tells besides what `Own` knows. */
 export interface Introduction {
@@ -73,7 +75,7 @@ export type Begun =
     }
   | { readonly kind: 'compare'; readonly staged: boolean; readonly scope: RescanProgress['scope'] };
 
-/** Failures: the mirror's refusal, those of `decide`, `staging-full`, the end of the channel. */
+/** Failures: the mirror's refusal, those of `decide`, `staging-full`, `frame-invalid`, the end of the channel. */
 export async function open(parts: OpeningParts): Promise<Opened> {
   const { channel, replica, own, introduction } = parts;
   channel.send([
@@ -90,6 +92,7 @@ export async function open(parts: OpeningParts): Promise<Opened> {
     }),
   ]);
   const welcome = decodeWelcome(await channel.take(OPENING_TIMEOUT_MS));
+  if (welcome.mapVersion > MAP_VERSION_MAX) throw new Failure('frame-invalid', 'a dirty map of an impossible version');
   const begun = await begin(parts, welcome);
   const ready = await channel.take(OPENING_TIMEOUT_MS);
   if (ready.type === FrameType.REFUSED) throw decodeRefused(ready);
@@ -102,6 +105,9 @@ async function begin(parts: OpeningParts, welcome: Welcome): Promise<Begun> {
   const { replica, ledger, log, own } = parts;
   // Before anything that a clean stop has handed on is used up: it must not vouch for it again.
   await ledger.start();
+  decide(own, welcome, replica);
+  // Only now, when the mirror is not to be refused. What it is told from here on is durably known to be told.
+  await replica.regions.beginTelling();
   const decision = decide(own, welcome, replica);
   if (decision.kind === 'catch-up') {
     if (decision.staged) parts.staging();
@@ -150,7 +156,9 @@ async function beginComparison(
     replica.marks.markAll();
     await replica.regions.begin(welcome.replicaId, welcome.mapVersion);
   }
-  const inOwnOrder = welcome.run.equals(own.run) || welcome.run.equals(own.parentRun);
+  // A mirror that is ahead, which --rescan makes follow all the same, is at no place of ours.
+  const ahead = welcome.resumeAfter > replica.sequence;
+  const inOwnOrder = !ahead && (welcome.run.equals(own.run) || welcome.run.equals(own.parentRun));
   const after = replica.beginCompare(
     scope,
     inOwnOrder ? welcome.resumeAfter : undefined,

@@ -339,6 +339,7 @@ export class Replica {
     this.#comparing = false;
     this.#merging = false;
     this.#inSession = false;
+    this.regions.endTelling();
     this.marks.endPass();
   }
 

@@ -9,6 +9,9 @@
  * Opening writes again all that it found, and syncs, before it counts as durable: a process that was killed, or whose
  * sync failed, may have left in the kernel's cache what the medium does not hold. Where the file is missing, unreadable,
  * or about another disk, it is made anew with everything set, in one step; its version goes on from what was there.
+ *
+ * It also says which version a mirror may know: one that knows more has met a later state of this disk. Before a mirror
+ * is told anything that must be durable, and of each later version as long as it is told them (`telling`).
  */
 import { Bitmap } from '../base/bitmap.ts';
 import { NO_ID } from '../base/bytes.ts';
@@ -37,13 +40,15 @@ const FIRST_COUNTER = 1;
 /** Pages as they were when the batch was begun, by their place among all pages of the file. */
 export class Batch {
   readonly version: number;
+  readonly versionTold: number;
   readonly withHeader: boolean;
   readonly pages = new Map<number, Buffer>();
   /** Neighbouring pages, to be written at once. */
   readonly runs: { readonly offset: number; readonly bytes: Buffer }[] = [];
 
-  constructor(version: number, withHeader: boolean) {
+  constructor(version: number, versionTold: number, withHeader: boolean) {
     this.version = version;
+    this.versionTold = versionTold;
     this.withHeader = withHeader;
   }
 }
@@ -56,14 +61,23 @@ export class DirtyFile {
   readonly #unwritten: Bitmap;
   #headerUnwritten = false;
   #headerCounter: number;
+  #versionTold: number;
+  #telling = false;
 
-  constructor(disk: Disk, shape: DirtyShape, planes: readonly DirtyPlane[], headerCounter: number) {
+  constructor(disk: Disk, shape: DirtyShape, planes: readonly DirtyPlane[], headerCounter: number, told: number) {
     this.#disk = disk;
     this.#shape = shape;
     this.planes = planes;
     this.#pagesPerPlane = pagesPerPlane(shape);
     this.#unwritten = new Bitmap(planes.length * this.#pagesPerPlane);
     this.#headerCounter = headerCounter;
+    this.#versionTold = told;
+  }
+
+  /** From now on a mirror is told each version, the next one first; or it is told none. */
+  tell(telling: boolean): void {
+    this.#telling = telling;
+    this.#headerUnwritten ||= telling;
   }
 
   /** The page of a region differs from the medium. */
@@ -83,7 +97,8 @@ export class DirtyFile {
 
   /** Takes everything that differs from the medium, as it is now. `write` must follow. */
   begin(version: number): Batch {
-    const batch = new Batch(version, this.#headerUnwritten);
+    if (this.#telling) this.#versionTold = version;
+    const batch = new Batch(version, this.#versionTold, this.#headerUnwritten);
     this.#headerUnwritten = false;
     const unwritten = this.#unwritten;
     for (let first = unwritten.nextSet(0); first >= 0; first = unwritten.nextSet(first)) {
@@ -92,7 +107,7 @@ export class DirtyFile {
       const bytes = Buffer.alloc((end - first) * PAGE_SIZE);
       for (let page = first; page < end; page += 1) {
         const target = bytes.subarray((page - first) * PAGE_SIZE, (page - first + 1) * PAGE_SIZE);
-        this.#planeOf(page).encode(target, page % this.#pagesPerPlane, version);
+        this.#planeOf(page).encode(target, page % this.#pagesPerPlane, version, batch.versionTold);
         batch.pages.set(page, target);
       }
       batch.runs.push({ offset: pageOffset(first), bytes });
@@ -111,7 +126,7 @@ export class DirtyFile {
     const counter = this.#headerCounter + 1;
     try {
       if (batch.withHeader) {
-        const header = headerOf(this.#shape, this.planes, batch.version);
+        const header = headerOf(this.#shape, this.planes, batch.version, batch.versionTold);
         await this.#disk.write(encodeHeader(header, counter), headerOffset(counter));
       }
       for (const { offset, bytes } of batch.runs) await this.#disk.write(bytes, offset);
@@ -147,10 +162,12 @@ export async function openDirtyFile(
   path: string,
   shape: DirtyShape,
   trusted: boolean,
-): Promise<{ file: DirtyFile; found: DirtyFound; versionFound: number }> {
+): Promise<{ file: DirtyFile; found: DirtyFound; versionFound: number; versionTold: number }> {
   const bytes = (await readWhole(files, path)) ?? Buffer.alloc(0);
   const slot = decodeHeader(bytes);
-  const versionFound = Math.max(slot?.header.version ?? 0, highestVersion(bytes));
+  const pages = highestVersions(bytes);
+  const versionFound = Math.max(slot?.header.version ?? 0, pages.version);
+  const versionTold = Math.max(slot?.header.versionTold ?? 0, pages.versionTold);
   const version = versionFound + 1;
   const fits =
     slot !== undefined &&
@@ -167,9 +184,15 @@ export async function openDirtyFile(
   try {
     if (!keeps) {
       for (const plane of planes) plane.markAll();
-      await files.replaceFile(path, wholeFile(shape, planes, version));
+      await files.replaceFile(path, wholeFile(shape, planes, version, versionTold));
     }
-    const file = new DirtyFile(await files.openState(path), shape, planes, keeps ? slot.counter : FIRST_COUNTER);
+    const file = new DirtyFile(
+      await files.openState(path),
+      shape,
+      planes,
+      keeps ? slot.counter : FIRST_COUNTER,
+      versionTold,
+    );
     file.touchHeader();
     for (const plane of planes) file.touchPlane(plane);
     try {
@@ -178,7 +201,7 @@ export async function openDirtyFile(
       await file.close();
       throw error;
     }
-    return { file, found, versionFound };
+    return { file, found, versionFound, versionTold };
   } catch (error) {
     if (!isFailure(error)) throw error;
     throw new Failure('state-unwritable', `${path} cannot be written: ${error.message}`, { cause: error });
@@ -201,23 +224,24 @@ function fileSize(shape: DirtyShape): number {
   return pageOffset(shape.planeCount * pagesPerPlane(shape));
 }
 
-function headerOf(shape: DirtyShape, planes: readonly DirtyPlane[], version: number) {
+function headerOf(shape: DirtyShape, planes: readonly DirtyPlane[], version: number, versionTold: number) {
   return {
     size: shape.size,
     regionSize: shape.regionSize,
     version,
+    versionTold,
     replicaIds: planes.map(({ replicaId }) => replicaId),
   };
 }
 
 /** The content of a file that is made anew. */
-function wholeFile(shape: DirtyShape, planes: readonly DirtyPlane[], version: number): Buffer {
+function wholeFile(shape: DirtyShape, planes: readonly DirtyPlane[], version: number, versionTold: number): Buffer {
   const bytes = Buffer.alloc(fileSize(shape));
-  encodeHeader(headerOf(shape, planes, version), FIRST_COUNTER).copy(bytes, headerOffset(FIRST_COUNTER));
+  encodeHeader(headerOf(shape, planes, version, versionTold), FIRST_COUNTER).copy(bytes, headerOffset(FIRST_COUNTER));
   for (const plane of planes) {
     for (let index = 0; index < pagesPerPlane(shape); index += 1) {
       const at = pageOffset(plane.number * pagesPerPlane(shape) + index);
-      plane.encode(bytes.subarray(at, at + PAGE_SIZE), index, version);
+      plane.encode(bytes.subarray(at, at + PAGE_SIZE), index, version, versionTold);
     }
   }
   return bytes;
@@ -235,10 +259,12 @@ function restore(planes: readonly DirtyPlane[], bytes: Buffer, pageCount: number
 }
 
 /** Of every whole page, whatever else it says. */
-function highestVersion(bytes: Buffer): number {
-  let highest = 0;
+function highestVersions(bytes: Buffer): { version: number; versionTold: number } {
+  const highest = { version: 0, versionTold: 0 };
   for (let at = HEADER_SIZE; at < bytes.length; at += PAGE_SIZE) {
-    highest = Math.max(highest, decodePageHead(bytes.subarray(at, at + PAGE_SIZE))?.version ?? 0);
+    const head = decodePageHead(bytes.subarray(at, at + PAGE_SIZE));
+    highest.version = Math.max(highest.version, head?.version ?? 0);
+    highest.versionTold = Math.max(highest.versionTold, head?.versionTold ?? 0);
   }
   return highest;
 }

@@ -11,7 +11,8 @@
  * | 16     | 8       | map version when this was written                      |
  * | 24     | 2       | number of planes                                       |
  * | 26     | 6       | zero                                                   |
- * | 32     | 16 each | replica id of each plane, zero before there is one     |
+ * | 32     | 8       | the highest version that a mirror may have been told   |
+ * | 40     | 16 each | replica id of each plane, zero before there is one     |
  */
 import { getUint64, ID_SIZE, putUint64 } from '../base/bytes.ts';
 import { isFailure } from '../base/failure.ts';
@@ -23,12 +24,13 @@ export const PLANES_MAX = 16;
 export const HEADER_SIZE: number = 2 * SLOT_SIZE;
 
 const KIND: RecordKind = { letters: 'DMAP', version: 1 };
-const FIXED_SIZE = 32;
+const FIXED_SIZE = 40;
 
 export interface DirtyHeader {
   readonly size: number;
   readonly regionSize: number;
   readonly version: number;
+  readonly versionTold: number;
   readonly replicaIds: readonly Buffer[];
 }
 
@@ -44,6 +46,7 @@ export function encodeHeader(header: DirtyHeader, counter: number): Buffer {
   putUint64(content, 8, header.regionSize);
   putUint64(content, 16, header.version);
   content.writeUInt16LE(header.replicaIds.length, 24);
+  putUint64(content, 32, header.versionTold);
   for (const [plane, id] of header.replicaIds.entries()) id.copy(content, FIXED_SIZE + plane * ID_SIZE);
   return encodeSlot(KIND, counter, content);
 }
@@ -75,11 +78,13 @@ function decodeContent(content: Buffer): DirtyHeader | undefined {
   const size = getUint64(content, 0);
   const regionSize = getUint64(content, 8);
   const version = getUint64(content, 16);
+  const versionTold = getUint64(content, 32);
   const planeCount = content.readUInt16LE(24);
   if (size === undefined || regionSize === undefined || version === undefined) return undefined;
+  if (versionTold === undefined) return undefined;
   if (planeCount > PLANES_MAX || content.length !== FIXED_SIZE + planeCount * ID_SIZE) return undefined;
   const replicaIds = Array.from({ length: planeCount }, (_, plane) =>
     content.subarray(FIXED_SIZE + plane * ID_SIZE, FIXED_SIZE + (plane + 1) * ID_SIZE),
   );
-  return { size, regionSize, version, replicaIds };
+  return { size, regionSize, version, versionTold, replicaIds };
 }

@@ -88,11 +88,13 @@ export class DirtyMap {
   readonly regionSize: number;
   readonly regionCount: number;
   readonly found: DirtyFound;
-  /**
-   * The highest version found at the open, 0 without any: what the last process left. A mirror that remembers a higher
-   * one from before this start has seen marks that this disk has lost.
-   */
+  /** The highest version found at the open, 0 without any: what the last process left. */
   readonly versionFound: number;
+  /**
+   * The highest version that a mirror may have been told, as far as was known at the open. A mirror that remembers a
+   * higher one has seen marks that this disk has lost: it was put back to an older state, whatever was marked since.
+   */
+  readonly versionTold: number;
   readonly #file: DirtyFile;
   readonly #planes: readonly DirtyPlane[];
   readonly #invalidate: () => Promise<void>;
@@ -111,6 +113,7 @@ export class DirtyMap {
     file: DirtyFile,
     found: DirtyFound,
     versionFound: number,
+    versionTold: number,
     regionSize: number,
     options: DirtyMapOptions,
   ) {
@@ -118,6 +121,7 @@ export class DirtyMap {
     this.#planes = file.planes;
     this.found = found;
     this.versionFound = versionFound;
+    this.versionTold = versionTold;
     this.#lastVersion = versionFound + 1;
     this.#version = versionFound + 1;
     this.size = options.size;
@@ -134,8 +138,8 @@ export class DirtyMap {
     const planeCount = options.planeCount ?? 1;
     assert(planeCount >= 1 && planeCount <= PLANES_MAX, 'number of mirrors');
     const shape = { size: options.size, regionSize, planeCount };
-    const { file, found, versionFound } = await openDirtyFile(files, path, shape, options.trusted);
-    return new DirtyMap(file, found, versionFound, regionSize, options);
+    const { file, found, versionFound, versionTold } = await openDirtyFile(files, path, shape, options.trusted);
+    return new DirtyMap(file, found, versionFound, versionTold, regionSize, options);
   }
 
   /** False: a mark could not be made durable, and writes go on without the map. It stays so for this process. */
@@ -151,6 +155,20 @@ export class DirtyMap {
   /** Set regions of a mirror, those whose mark is being written included. */
   count(plane: number): number {
     return this.#plane(plane).count;
+  }
+
+  /**
+   * A mirror is told of every version from now on: that it may know them is durable with each of them, and of the
+   * present one on return. Failure: `io-error`.
+   */
+  async beginTelling(): Promise<void> {
+    this.#file.tell(true);
+    await this.#nextGroup().set.wait();
+  }
+
+  /** No mirror is told any more. */
+  endTelling(): void {
+    this.#file.tell(false);
   }
 
   /** What is written from now on has a higher version than that. */

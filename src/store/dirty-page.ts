@@ -19,7 +19,8 @@
  * | 40     | 16   | cleared position: run; zero when no mark of the plane was cleared |
  * | 56     | 8    | cleared position: sequence                                        |
  * | 64     | 8    | cleared position: checkpoint                                      |
- * | 72     | 440  | marks: region i of the page is bit i % 8 of byte i / 8            |
+ * | 72     | 8    | the highest version that a mirror may have been told              |
+ * | 80     | 432  | marks: region i of the page is bit i % 8 of byte i / 8            |
  */
 import { crc32 } from 'node:zlib';
 import { assert } from '../base/assert.ts';
@@ -27,7 +28,7 @@ import type { Bitmap } from '../base/bitmap.ts';
 import { getUint64, ID_SIZE, NO_ID, putUint64 } from '../base/bytes.ts';
 
 export const PAGE_SIZE = 512;
-const HEAD_SIZE = 72;
+const HEAD_SIZE = 80;
 /** Regions in a page. */
 export const PAGE_REGIONS: number = (PAGE_SIZE - HEAD_SIZE) * 8;
 
@@ -49,6 +50,7 @@ export interface PageHead {
   readonly plane: number;
   readonly index: number;
   readonly version: number;
+  readonly versionTold: number;
   readonly replicaId: Buffer;
   readonly cleared: ClearedPosition | undefined;
 }
@@ -68,6 +70,7 @@ export function encodePage(page: Buffer, head: PageHead, marked: Bitmap): void {
     putUint64(page, 56, head.cleared.sequence);
     putUint64(page, 64, head.cleared.checkpoint);
   }
+  putUint64(page, 72, head.versionTold);
   const first = head.index * PAGE_REGIONS;
   const end = first + PAGE_REGIONS;
   for (let region = marked.nextSet(first); region >= 0 && region < end; region = marked.nextSet(region + 1)) {
@@ -87,12 +90,15 @@ export function decodePageHead(page: Buffer): PageHead | undefined {
   const version = getUint64(page, 16);
   const sequence = getUint64(page, 56);
   const checkpoint = getUint64(page, 64);
-  if (version === undefined || sequence === undefined || checkpoint === undefined) return undefined;
+  const versionTold = getUint64(page, 72);
+  if (version === undefined || versionTold === undefined) return undefined;
+  if (sequence === undefined || checkpoint === undefined) return undefined;
   const run = page.subarray(40, 40 + ID_SIZE);
   return {
     plane: page.readUInt16LE(6),
     index: page.readUInt32LE(8),
     version,
+    versionTold,
     replicaId: page.subarray(24, 24 + ID_SIZE),
     cleared: run.equals(NO_ID) ? undefined : { run, sequence, checkpoint },
   };

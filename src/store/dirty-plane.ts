@@ -91,10 +91,10 @@ export class DirtyPlane {
   }
 
   /** Encodes a page as it is to be from now on. */
-  encode(page: Buffer, index: number, version: number): void {
+  encode(page: Buffer, index: number, version: number, versionTold: number): void {
     encodePage(
       page,
-      { plane: this.number, index, version, replicaId: this.#pageId, cleared: this.#cleared },
+      { plane: this.number, index, version, versionTold, replicaId: this.#pageId, cleared: this.#cleared },
       this.#marked,
     );
   }

@@ -7,11 +7,11 @@ import { MIB } from '../../../src/base/units.ts';
 import { Pair } from '../../support/pair.ts';
 import { Gate, hookScans, LeapingClock } from '../../support/pair-hooks.ts';
 
-/** Disk and state, without the time and number that the file system gave the copy. */
+/** Disk, state and dirty map, without the time and number that the file system gave the copy. */
 function copyPrimary(from: string, to: string): void {
   mkdirSync(`${to}.twin`, { recursive: true });
   copyFileSync(from, to);
-  copyFileSync(`${from}.twin/primary`, `${to}.twin/primary`);
+  for (const name of ['primary', 'dirty']) copyFileSync(`${from}.twin/${name}`, `${to}.twin/${name}`);
 }
 
 /** In step, written to, cleanly stopped, and a copy of that beside it. */
@@ -78,6 +78,36 @@ test('so is a copy of a running primary, once the original was started again', a
   await pair.startPrimary();
   await untilRefused(pair);
   expect(readFileSync(pair.imagePath).equals(newest)).toBe(true);
+});
+
+test('a running primary put back to an older copy of itself is refused, however much it has marked since', async () => {
+  const pair = await Pair.inStep({ primary: { dirtyActive: 1 } });
+  await pair.write(MIB, randomBytes(5000));
+  await pair.untilInStep();
+  const copy = `${pair.folder}/copy.img`;
+  copyPrimary(pair.diskPath, copy);
+  // What the copy does not know of: marked, told, written.
+  for (let region = 2; region < 8; region += 1) await pair.write(region * MIB, randomBytes(5000));
+  await pair.untilInStep();
+  await pair.stopPrimary(0);
+  await pair.stopMirror();
+  const newest = readFileSync(pair.imagePath);
+  copyPrimary(copy, pair.diskPath);
+  await pair.startMirror();
+  for (let start = 0; start < 3; start += 1) {
+    await pair.startPrimary();
+    await untilRefused(pair);
+    for (let region = 8; region < 15; region += 1) await pair.write(region * MIB + start, randomBytes(100));
+    await untilRefused(pair);
+    await pair.stopPrimary(0);
+    expect(readFileSync(pair.imagePath).equals(newest)).toBe(true);
+  }
+  await pair.startPrimary({ rescanAll: true });
+  await pair.untilInStep();
+  await pair.stopPrimary();
+  pair.expectIdentical();
+  await pair.startPrimary();
+  await pair.untilInStep();
 });
 
 test('crashes and stops while the mirror is away are no reason to refuse', async () => {
@@ -194,7 +224,11 @@ test('a rescan that one start left half done is not complete because the next kn
   await pair.stopPrimary(0);
   await putBack(pair, copy);
   pair.proxy.restore();
+  // What the rescan had marked is not in this older copy of the dirty map.
   await pair.startPrimary();
+  await untilRefused(pair);
+  await pair.stopPrimary(0);
+  await pair.startPrimary({ rescanAll: true });
   await pair.untilInStep();
   pair.expectIdentical();
 });

@@ -100,6 +100,24 @@ describe('a dirty map that is opened', () => {
     expect([again.versionFound, again.version]).toEqual([map.version, map.version + 1]);
   });
 
+  it('knows which versions a mirror may have been told, before it is told, and no others', async () => {
+    const { file, map } = await mapWith([3]);
+    await map.set(0, SIZE);
+    expect((await afterCut(file)).versionTold).toBe(0);
+    const telling = map.beginTelling();
+    expect((await afterCut(file)).versionTold).toBe(0);
+    await telling;
+    expect((await afterCut(file)).versionTold).toBe(map.version);
+    await map.clear(0, [5, PAGE_REGIONS + 1], at(20, 4));
+    await map.set(5 * REGION_SIZE, 1);
+    const { version } = map;
+    expect((await afterCut(file)).versionTold).toBe(version);
+    map.endTelling();
+    await map.set((PAGE_REGIONS + 1) * REGION_SIZE, 1);
+    expect(map.version).toBeGreaterThan(version);
+    expect((await afterCut(file)).versionTold).toBe(version);
+  });
+
   it('has a region per MiB unless told otherwise, and on large disks a million of them', async () => {
     const files = new MemoryFiles();
     const path = dirtyMapPath('/disk.img.twin');

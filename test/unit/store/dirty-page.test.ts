@@ -30,6 +30,7 @@ const HEAD: PageHead = {
   plane: 3,
   index: 1,
   version: 0x0102030405,
+  versionTold: 0x0e0f,
   replicaId: id(0x11),
   cleared: { run: id(0x22), sequence: 0x0a0b, checkpoint: 0x0c0d },
 };
@@ -37,15 +38,16 @@ const HEAD: PageHead = {
 describe('a page of the dirty map', () => {
   it('is a sector, laid out as its byte table says', () => {
     const page = pageOf(HEAD, bitmapOf(3 * PAGE_REGIONS, [0, PAGE_REGIONS, PAGE_REGIONS + 9, 2 * PAGE_REGIONS]));
-    expect([PAGE_SIZE, PAGE_REGIONS]).toEqual([512, 3520]);
+    expect([PAGE_SIZE, PAGE_REGIONS]).toEqual([512, 3456]);
     expect(page.toString('latin1', 0, 4)).toBe('DMAP');
     expect([page.readUInt16LE(4), page.readUInt16LE(6), page.readUInt32LE(8)]).toEqual([1, 3, 1]);
     expect(page.readBigUInt64LE(16)).toBe(0x0102030405n);
     expect(page.subarray(24, 40).equals(id(0x11))).toBe(true);
     expect(page.subarray(40, 56).equals(id(0x22))).toBe(true);
     expect([page.readBigUInt64LE(56), page.readBigUInt64LE(64)]).toEqual([0x0a0bn, 0x0c0dn]);
-    expect([page[72], page[73]]).toEqual([0b1, 0b10]);
-    expect(page.subarray(74).every((byte) => byte === 0)).toBe(true);
+    expect(page.readBigUInt64LE(72)).toBe(0x0e0fn);
+    expect([page[80], page[81]]).toEqual([0b1, 0b10]);
+    expect(page.subarray(82).every((byte) => byte === 0)).toBe(true);
   });
 
   it('holds what was put in, of its own regions and no others', () => {
@@ -53,6 +55,7 @@ describe('a page of the dirty map', () => {
       plane: fc.nat(0xffff),
       index: fc.nat(2),
       version: fc.maxSafeNat(),
+      versionTold: fc.maxSafeNat(),
       replicaId: fc.uint8Array({ minLength: 16, maxLength: 16 }).map((bytes) => Buffer.from(bytes)),
       cleared: fc.option(
         fc.record({ run: fc.constantFrom(id(1), id(255)), sequence: fc.maxSafeNat(), checkpoint: fc.maxSafeNat() }),
@@ -92,7 +95,7 @@ describe('a page of the dirty map', () => {
 });
 
 describe('the header of the dirty map', () => {
-  const header = { size: 2 ** 40, regionSize: 2 ** 20, version: 77, replicaIds: [id(1), id(2)] };
+  const header = { size: 2 ** 40, regionSize: 2 ** 20, version: 77, versionTold: 66, replicaIds: [id(1), id(2)] };
   const twoSlots = (...counters: number[]): Buffer => {
     const bytes = Buffer.alloc(HEADER_SIZE);
     for (const counter of counters)
@@ -106,7 +109,8 @@ describe('the header of the dirty map', () => {
     expect(content.readBigUInt64LE(8)).toBe(2n ** 20n);
     expect(content.readBigUInt64LE(16)).toBe(77n);
     expect(content.readUInt16LE(24)).toBe(2);
-    expect(content.subarray(32, 64).equals(Buffer.concat([id(1), id(2)]))).toBe(true);
+    expect(content.readBigUInt64LE(32)).toBe(66n);
+    expect(content.subarray(40, 72).equals(Buffer.concat([id(1), id(2)]))).toBe(true);
   });
 
   it('is the newer of two slots, and the older one where that is not whole', () => {
