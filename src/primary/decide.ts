@@ -91,6 +91,7 @@ export function decide(own: Own, welcome: Welcome, replica: Replica): Decision {
 function mayResumeStaged(welcome: Welcome, replica: Replica): boolean {
   const { stagedRun, backlog, keeping } = replica;
   if (!stagedRun.isHeld(welcome.stagingId, welcome.stagedCheckpoint)) return false;
+  if (welcome.stagedSequence > replica.sequence) return false;
   if (stagedRun.kind === 'rescan') return true;
   if (stagedRun.kind === 'merged' && !backlog.transfer?.stagingId.equals(welcome.stagingId)) return false;
   return keeping && replica.holdsAfter(welcome.stagedSequence);

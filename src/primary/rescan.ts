@@ -108,6 +108,8 @@ export class Rescan {
 
   /** Returns the bytes that were in its scope. */
   async #runPass(): Promise<number> {
+    // Order may have been given up, and the session with it, before it came to this.
+    if (this.#means.ended()) throw new Failure('connection-lost', 'the session ended during a rescan');
     this.#pass += 1;
     this.#unreadableSize = 0;
     const key = this.#random.bytes(DIGEST_KEY_SIZE);

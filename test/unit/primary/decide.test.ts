@@ -224,6 +224,12 @@ const STAGED_CASES: readonly Case[] = [
     decision: { kind: 'compare', scope: 'marks', resumeAfter: 9 },
   },
   {
+    name: 'a staged run that the mirror claims to hold further than anything that was sent',
+    welcome: { ...HOLDING, stagedSequence: 11 },
+    replica: rescanning,
+    decision: { kind: 'compare', scope: 'marks', resumeAfter: 9 },
+  },
+  {
     name: 'another staged run than ours',
     welcome: { ...HOLDING, stagingId: OTHER },
     replica: rescanning,

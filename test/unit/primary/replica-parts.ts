@@ -20,6 +20,8 @@ export interface ReplicaOptions {
   readonly checkpoint?: number;
   /** A clean stop vouched that the mirror had everything; nothing is set in the map then. */
   readonly inOrder: boolean;
+  /** What makes it durable that the dirty map tells nothing any more. */
+  readonly invalidate?: () => Promise<void>;
 }
 
 export interface ReplicaParts {
@@ -28,7 +30,7 @@ export interface ReplicaParts {
   readonly sequences: RegionSequences;
   readonly replica: Replica;
   /** As the ledger does: the region is set before, and known to be written after. */
-  write(offset: number, length: number, barrier?: boolean, data?: Uint8Array | undefined, type?: 16 | 17): void;
+  write(offset: number, length: number, barrier?: boolean, data?: Uint8Array, type?: 16 | 17): void;
 }
 
 /** Everything is set in the map, unless `inOrder`; it is about REPLICA_ID. */
@@ -39,7 +41,7 @@ export async function replicaParts(options: ReplicaOptions): Promise<ReplicaPart
   const map = await DirtyMap.open(world.files, '/state/dirty', {
     size,
     trusted: false,
-    invalidate: () => Promise.reject(new Error('not needed')),
+    invalidate: options.invalidate ?? (() => Promise.reject(new Error('not needed'))),
     ...(regionSize === undefined ? {} : { regionSize }),
   });
   await map.assignReplica(0, REPLICA_ID);
