@@ -132,6 +132,11 @@ export class Backlog {
     return this.#overflow.parts.frozen?.transfer;
   }
 
+  /** Part of it will go out as staged runs. */
+  get hasParts(): boolean {
+    return !this.#overflow.parts.isEmpty;
+  }
+
   /** All there is stands in the window. */
   get isInWindow(): boolean {
     return this.#overflow.isEmpty;

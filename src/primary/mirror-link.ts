@@ -296,11 +296,12 @@ export class MirrorLink {
         },
         staged: (open) => {
           this.#staged = open;
+          // There was room after all.
+          if (!open) this.#stagingNeeded = 0;
           this.#count();
         },
         rescanned: (progress) => {
           this.#lastRescan = progress;
-          this.#stagingNeeded = 0;
           // Asked for once.
           this.#own = { ...this.#own, rescanAll: false };
           this.#log.info(progress, 'the rescan is complete: the mirror is in step');

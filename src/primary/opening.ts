@@ -110,6 +110,7 @@ async function begin(parts: OpeningParts, welcome: Welcome): Promise<Begun> {
   await replica.regions.beginTelling();
   const decision = decide(own, welcome, replica);
   if (decision.kind === 'catch-up') {
+    if (replica.backlog.hasParts) checkRoom(parts, welcome);
     if (decision.staged) parts.staging();
     parts.moved('resumed');
     replica.beginCatchUp(decision.after, decision.staged ? parts.random.bytes(ID_SIZE) : undefined);
@@ -178,9 +179,9 @@ function send(parts: OpeningParts, kind: BeginKindCode, sequence: number): void 
 /** Failure: `staging-full`. */
 function checkRoom({ stagingNeeded, replica }: OpeningParts, welcome: Welcome): void {
   if (welcome.stagingRoom >= stagingNeeded) return;
-  const most = Math.max(stagingNeeded, replica.marks.markedSize);
+  const most = Math.max(stagingNeeded, replica.marks.markedSize, replica.backlog.status.spooledSize);
   throw new Failure(
     'staging-full',
-    `the rescan needs at least ${formatSize(stagingNeeded)} of staging on the mirror, at most ${formatSize(most)}; there is room for ${formatSize(welcome.stagingRoom)}`,
+    `what is to be staged needs at least ${formatSize(stagingNeeded)} of staging on the mirror, at most ${formatSize(most)}; there is room for ${formatSize(welcome.stagingRoom)}`,
   );
 }

@@ -48,7 +48,7 @@ export class StagedRun {
 
   /** True when the mirror has durably staged, of this very run, all that it ever said it had. */
   isHeld(id: Buffer, checkpoint: number): boolean {
-    return this.#id !== undefined && this.#id.equals(id) && checkpoint >= this.#checkpoint;
+    return this.#id?.equals(id) === true && checkpoint >= this.#checkpoint;
   }
 
   /** The mirror's view holds the mended region durably at `checkpoint`. */
