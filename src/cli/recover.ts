@@ -17,14 +17,23 @@ Finishes a staged run that is complete, drops one that is not, and prints the po
 whether it may be used. The primary can go on with the image later. Where a mirror runs it is asked to do it: it applies
 what it has received first, and keeps a staged run that is not complete for its primary.
 
+It works on a copy of the image with its .twin folder just as well (from a backup, or of a mirror that is stopped or
+frozen), and says that it is one. Afterwards a mirror takes the copy up, which without this it would compare whole.
+
 The image looks as if made by dd. To look inside while its mirror runs use \`losetup -r\` and mount with noload or
 norecovery: a plain read-only loop mount would replay the journal into the image.
 
-Exit status: 0 the image may be used, 65 it may not (the output says why), 66 no such image, 75 it is in use.
+Exit status: 0 the image may be used (with --dry-run: could be, after a real run), 65 it may not (the output says why),
+66 no such image, 75 it is in use.
 
 Examples:
   nbdtwin recover /srv/mirrors/disk.img
-  nbdtwin recover /srv/mirrors/disk.img --dry-run --json`;
+  nbdtwin recover /srv/mirrors/disk.img --dry-run
+  nbdtwin recover /srv/mirrors/disk.img --json | jq '{consistent, exact, file, ageMs}'
+
+  # a copy of a mirror that is stopped, made ready for use
+  cp -a --sparse=always /srv/mirrors/disk.img /srv/mirrors/disk.img.twin /srv/copy/
+  nbdtwin recover /srv/copy/disk.img`;
 
 export function addRecover(program: Command): void {
   program

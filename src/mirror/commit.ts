@@ -50,6 +50,8 @@ export async function copyCommitted(parts: ImageParts, staging: Staging): Promis
       clean: false,
       copiedId: staging.id,
     });
+    parts.commits.count += 1;
+    parts.commits.lastMs = world.clock.nowMs();
     world.points.reached('mirror-copy-recorded');
   }
   positions.moveTo(record.sequence);

@@ -169,6 +169,8 @@ export class MirrorExport {
       ...positions,
       recordedAgeMs: state === undefined ? undefined : Math.max(0, this.#world.clock.wallMs() - state.recordedAtMs),
       staging: image?.run?.status,
+      commits: image?.commits.count ?? 0,
+      lastCommitAgeMs: ageOf(this.#world, image?.commits.lastMs),
       lastMessageAgeMs: this.#lastSession?.lastMessageAgeMs,
       lag: this.#lastSession?.lag,
       primary: this.#owner?.channel.peerName,
@@ -320,6 +322,7 @@ export class MirrorExport {
 
   async #stagingRoom(image: MirrorImage | undefined): Promise<number> {
     if (image !== undefined) return image.stagingRoom();
+    if (this.#rules.overflow === 'continue') return Number.MAX_SAFE_INTEGER;
     const free = await this.#world.files.freeSize(this.#directory);
     return Math.min(free, this.#rules.limit ?? free);
   }
@@ -355,6 +358,10 @@ export class MirrorExport {
     if (!image.state.consistent) return 'seeding';
     return session.lag.operations < CATCH_UP_OPERATIONS ? 'streaming' : 'catch-up';
   }
+}
+
+function ageOf(world: World, atMs: number | undefined): number | undefined {
+  return atMs === undefined ? undefined : world.clock.nowMs() - atMs;
 }
 
 /** A mirror that is further behind than this calls itself in catch-up. */

@@ -94,6 +94,11 @@ export class ImagePositions {
     this.#durable = this.#recorded;
   }
 
+  /** Whether anything beyond `applied` is in the image nobody knows. */
+  doubted(): void {
+    this.#exact = false;
+  }
+
   /** The state file says so. A sync that failed meanwhile took back what came after this, not this. */
   wroteDown(durable: number): void {
     this.#recorded = Math.max(this.#recorded, durable);

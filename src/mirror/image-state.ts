@@ -17,6 +17,13 @@ export interface StagingRules {
 
 export const DEFAULT_STAGING: StagingRules = { limit: undefined, overflow: 'keep' };
 
+/** Staged runs that were copied into an image since it was opened. */
+export interface Commits {
+  count: number;
+  /** When the last was, by the world's clock; undefined without one. */
+  lastMs: number | undefined;
+}
+
 /** One image, for the parts that it is made of. */
 export interface ImageParts {
   readonly world: World;
@@ -25,6 +32,7 @@ export interface ImageParts {
   readonly state: ImageState;
   readonly positions: ImagePositions;
   readonly rules: StagingRules;
+  readonly commits: Commits;
   /** Throws `image-missing` when the image or its state was deleted, moved or replaced under our hands. */
   checkInPlace(): Promise<void>;
 }

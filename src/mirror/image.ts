@@ -25,11 +25,12 @@ import type { View } from '../rescan/view.ts';
 import type { MirrorState } from '../store/mirror-state.ts';
 import { Staging } from '../store/staging.ts';
 import { DirectTarget } from './direct-target.ts';
-import { distrust, findOut } from './image-findings.ts';
+import { distrust, type Findings, findOut } from './image-findings.ts';
 import { ImagePositions } from './image-positions.ts';
-import { DEFAULT_STAGING, type ImageParts, ImageState, type StagingRules } from './image-state.ts';
+import { type Commits, DEFAULT_STAGING, type ImageParts, ImageState, type StagingRules } from './image-state.ts';
 import {
   createImageFiles,
+  type ImageFile,
   type ImageFiles,
   imagePath,
   inconsistencyOf,
@@ -46,10 +47,12 @@ export class MirrorImage {
   readonly #parts: ImageParts;
   readonly #direct: DirectTarget;
   #run: StagedRun | undefined;
+  /** The last run found no room, was to go on without, and was not completed: the next one begins without the net. */
+  #outOfRoom = false;
   /** Files of a staged run may be there, though none is held. */
   #leftovers = false;
-  /** What was found at the opening that made the position mean nothing. */
-  #strangeness: string | undefined;
+  /** At the opening. */
+  #found: Pick<Findings, 'strangeness' | 'file'> = { strangeness: undefined, file: 'same' };
   /** The session that writes to the image. */
   #session: SessionFacts | undefined;
 
@@ -57,13 +60,14 @@ export class MirrorImage {
     const state = new ImageState(world, files.file);
     const positions = new ImagePositions(files.file.state.recorded, files.file.state.clean);
     const checkInPlace = () => this.#checkInPlace();
-    this.#parts = { world, log, disk: files.disk, state, positions, rules, checkInPlace };
+    const commits = { count: 0, lastMs: undefined };
+    this.#parts = { world, log, disk: files.disk, state, positions, rules, commits, checkInPlace };
     this.#direct = new DirectTarget(this.#parts);
   }
 
   /**
    * Opens an image that is there; undefined when neither image nor state exist. A committed staged run is not copied
-   * yet: `finishCommit` does, and comes before anything else.
+   * yet: `finishCommit` does, and comes before anything else. `mayBeCopy`: see findOut.
    * Failures: see openImageFiles.
    */
   static async open(
@@ -72,14 +76,15 @@ export class MirrorImage {
     directory: string,
     name: string,
     rules: StagingRules = DEFAULT_STAGING,
+    mayBeCopy = false,
   ): Promise<MirrorImage | undefined> {
     const files = await openImageFiles(world, imagePath(directory, name));
     if (files === undefined) return undefined;
     const image = new MirrorImage(world, log, files, rules);
     try {
-      const found = await findOut(image.#parts);
+      const found = await findOut(image.#parts, mayBeCopy);
       image.#run = found.run;
-      image.#strangeness = found.strangeness;
+      image.#found = { strangeness: found.strangeness, file: found.file };
     } catch (error) {
       await image.#release();
       throw error;
@@ -107,6 +112,15 @@ export class MirrorImage {
 
   get state(): MirrorState {
     return this.#parts.state.now;
+  }
+
+  /** What it was found to be at the opening. */
+  get file(): ImageFile {
+    return this.#found.file;
+  }
+
+  get commits(): Readonly<Commits> {
+    return this.#parts.commits;
   }
 
   get applied(): number {
@@ -139,7 +153,7 @@ export class MirrorImage {
   /** Why the content is not consistent; undefined when it is. */
   get reason(): string | undefined {
     if (this.committing) return 'a staged run is complete and has yet to be copied into it';
-    return this.consistent ? undefined : (this.#strangeness ?? inconsistencyOf(this.state));
+    return this.consistent ? undefined : (this.#found.strangeness ?? inconsistencyOf(this.state));
   }
 
   /** The staged run that is open, or kept for a session that goes on with it. */
@@ -229,6 +243,7 @@ export class MirrorImage {
       this.#run = undefined;
       this.#leftovers = false;
     }
+    this.#outOfRoom = false;
     completed(session);
   }
 
@@ -267,6 +282,7 @@ export class MirrorImage {
       if (sound && began) await this.#direct.record();
       return;
     }
+    this.#outOfRoom ||= run.outOfRoom;
     if (run.committed || !began) return;
     if (run.resumable) {
       try {
@@ -350,7 +366,7 @@ export class MirrorImage {
 
   async #createRun(session: SessionFacts, id: Buffer, size: number, sequence: number, inOrder: boolean): Promise<void> {
     this.#leftovers = true;
-    this.#run = await StagedRun.create(this.#parts, Buffer.from(id), size, sequence, inOrder);
+    this.#run = await StagedRun.create(this.#parts, Buffer.from(id), size, sequence, inOrder, this.#outOfRoom);
     this.#join(this.#run, session);
   }
 

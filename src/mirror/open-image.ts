@@ -113,16 +113,50 @@ export async function isInPlace(world: World, disk: Disk): Promise<boolean> {
   return inode === identity.inode && state === 'file';
 }
 
-/** Why an image that is opened is not what its state says of it; undefined when it is. */
-export function strangenessOf(state: MirrorState, identity: DiskIdentity, committed: boolean): string | undefined {
+/**
+ * What an image is that was found beside its state: the file that the state was written for; another one, such as a copy
+ * of both; or another one of another time, where that should be the same: a copy that was made without its times, or
+ * was changed since. Which it is nobody can tell.
+ */
+export type ImageFile = 'same' | 'copy' | 'copy-retimed';
+
+export function fileOf(state: MirrorState, identity: DiskIdentity, committed: boolean): ImageFile {
   const known = state.identity;
-  if (known.inode !== '' && !sameInode(known.inode, identity.inode)) return 'the image is another file than it was';
+  if (known.inode === '' || sameInode(known.inode, identity.inode)) return 'same';
+  if (!isStill(state, committed) || known.modifiedNs === identity.modifiedNs) return 'copy';
+  // Many archives keep whole seconds only.
+  const isCutOff = identity.modifiedNs === known.modifiedNs - (known.modifiedNs % NS_PER_SECOND);
+  return isCutOff ? 'copy' : 'copy-retimed';
+}
+
+const NS_PER_SECOND = 1_000_000_000n;
+
+/** True when size and time are those of the state, if nobody has changed the image. */
+function isStill(state: MirrorState, committed: boolean): boolean {
+  // The copy of a committed run may have begun, and is done again.
+  return state.clean && !committed;
+}
+
+/**
+ * Why an image that is opened is not what its state says of it; undefined when it is. `mayBeCopy`: somebody vouches for
+ * another file than the state was written for.
+ */
+export function strangenessOf(
+  state: MirrorState,
+  identity: DiskIdentity,
+  committed: boolean,
+  mayBeCopy: boolean,
+): string | undefined {
+  const { size, modifiedNs } = state.identity;
+  const file = fileOf(state, identity, committed);
+  if (file !== 'same' && !mayBeCopy) return 'the image is another file than it was';
+  // It never shrinks: the rest is missing, as of a copy that was cut short.
+  if (identity.size < size) return `the image has ${identity.size} bytes, and had ${size}`;
   if (state.committing && !committed)
     return 'the image was being brought up to date, and what it needs for that is gone';
-  // The copy of a committed run may have begun, and is done again.
-  if (!state.clean || committed) return undefined;
-  if (known.size === identity.size && known.modifiedNs === identity.modifiedNs) return undefined;
-  return 'the image was changed while no mirror was running';
+  if (!isStill(state, committed)) return undefined;
+  const isTouched = file === 'same' && identity.modifiedNs !== modifiedNs;
+  return isTouched || identity.size !== size ? 'the image was changed while no mirror was running' : undefined;
 }
 
 /** Why an image whose state says that it is not consistent is not. */

@@ -2,8 +2,10 @@
  * A staged run without room that goes on without the net, where the operator wants that: what is staged is copied into
  * the image, and the rest of the run goes straight to it. The image says durably, before the first byte, that it is at no
  * position and not consistent; only the end of the run makes it so again.
+ *
+ * The copy may find no room either: then the run ends, its files are removed, and with them goes what it has taken. The
+ * next one begins without the net, since there is nothing left to keep, and needs no more than the image itself does.
  */
-import { formatSize } from '../base/units.ts';
 import type { Staging } from '../store/staging.ts';
 import { yielding } from './commit.ts';
 import type { ImageParts } from './image-state.ts';
@@ -16,15 +18,18 @@ export interface StagedOutcome extends Descent {
   readonly mapVersion: () => number;
 }
 
-/** On return everything that is staged is in the image, durably; the files of the run are needed no more. */
-export async function goThrough(parts: ImageParts, staging: Staging, reason: unknown): Promise<void> {
-  const { disk, state, positions, log, world } = parts;
+/** The image says, durably, that it is nothing until the run is complete, and is as large as the disk. */
+export async function leaveNet({ disk, state, log }: ImageParts, size: number, reason: unknown): Promise<void> {
   log.error(
     { image: disk.path, err: reason },
-    `no room for a staged run of ${formatSize(staging.overlay.dataSize)}: going on without it, the image is not consistent until this is complete`,
+    'no room for a staged run: going on without, the image is not consistent until this is complete',
   );
   await state.patch({ consistent: false, clean: false, ...NO_POSITION });
-  if (disk.size < staging.size) await disk.resize(staging.size);
+  if (disk.size < size) await disk.resize(size);
+}
+
+/** After `leaveNet`: on return everything that is staged is in the image, durably; the files are needed no more. */
+export async function copyStaged({ disk, positions, world }: ImageParts, staging: Staging): Promise<void> {
   await staging.overlay.copyInto(disk, yielding(world.clock));
   await disk.sync().catch((error: unknown) => {
     positions.cacheSuspected();

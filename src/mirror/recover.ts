@@ -4,6 +4,11 @@
  *
  * Beside a running mirror the process itself does it (MirrorExport.recover); here it is done without one, under the lock
  * of the image, so that no mirror can take it meanwhile.
+ *
+ * The image may be another file than the mirror wrote: a copy of it with its `.twin` folder, from a backup, say. Whoever
+ * calls this vouches for the two belonging together, as they were at one instant; afterwards the state is that of this
+ * file, and a mirror takes it up. What cannot be seen here is a copy that was made of a running mirror, of which the
+ * parts are of different instants (docs/operations.md).
  */
 import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
@@ -12,7 +17,8 @@ import { MIRROR_STATE, type MirrorState } from '../store/mirror-state.ts';
 import { Staging, type StagingSummary } from '../store/staging.ts';
 import { readStateFile } from '../store/state-file.ts';
 import { MirrorImage } from './image.ts';
-import { inconsistencyOf, statePath, strangenessOf, strayCommit } from './open-image.ts';
+import { DEFAULT_STAGING } from './image-state.ts';
+import { fileOf, type ImageFile, inconsistencyOf, statePath, strangenessOf, strayCommit } from './open-image.ts';
 import { stagingDirectory } from './staging-room.ts';
 
 /** What was, or with a dry run would be, done about a staged run. */
@@ -44,6 +50,11 @@ export interface RecoverReport {
   /** Nothing beyond the position can be in it. False: as a disk after a power cut. */
   readonly exact: boolean;
   readonly mapVersion: number;
+  /**
+   * `copy`: this is another file than the mirror wrote. `copy-retimed`: besides, it has another time, so it may have
+   * been changed since; its primary will compare everything.
+   */
+  readonly file: ImageFile;
   readonly staging: StagingOutcome;
   /** Nothing was changed. */
   readonly dryRun: boolean;
@@ -68,7 +79,9 @@ export async function recoverImage(world: World, log: Log, path: string, dryRun:
   const state = await readStateFile(world.files, MIRROR_STATE, statePath(path));
   if (state === undefined) throw unknown(path);
   if (dryRun) return lookAt(world, path);
-  const image = await MirrorImage.open(world, log, path.slice(0, slash), path.slice(slash + 1, -'.img'.length));
+  const directory = path.slice(0, slash);
+  const name = path.slice(slash + 1, -'.img'.length);
+  const image = await MirrorImage.open(world, log, directory, name, DEFAULT_STAGING, true);
   if (image === undefined) throw new Failure('image-missing', `${path} is gone, or was never filled`);
   try {
     const staging = await settleStaging(image);
@@ -102,6 +115,7 @@ export function reportOf(
     consistent: image.consistent,
     reason: image.reason,
     exact: image.consistent && image.exact && image.applied === image.recorded,
+    file: image.file,
     staging,
     ...more,
   };
@@ -115,8 +129,10 @@ async function lookAt(world: World, path: string): Promise<RecoverReport> {
     if (state === undefined) throw unknown(path);
     const found = await lookAtStaging(world, path);
     const committed = found?.committed;
+    const identity = await disk.identity();
+    const file = fileOf(state, identity, committed !== undefined);
     const strangeness =
-      strangenessOf(state, await disk.identity(), committed !== undefined) ??
+      strangenessOf(state, identity, committed !== undefined, true) ??
       (found && strayCommit(state, { ...found, committed: committed !== undefined }));
     const after = afterCopy(state, found);
     const consistent = strangeness === undefined && after.consistent;
@@ -126,7 +142,8 @@ async function lookAt(world: World, path: string): Promise<RecoverReport> {
       sequence: after.recorded,
       consistent,
       reason: strangeness ?? (consistent ? undefined : inconsistencyOf(after)),
-      exact: consistent && (state.clean || committed !== undefined),
+      exact: consistent && file !== 'copy-retimed' && (state.clean || committed !== undefined),
+      file,
       staging: found === undefined ? 'none' : outcome,
       dryRun: true,
       mirror: undefined,

@@ -9,41 +9,35 @@
  * - `continue`: the image is marked, durably, as having no consistent position; what is staged is copied into it, and
  *   the rest of the run goes *through* to the image. Until it is complete a crash leaves an image to be compared whole.
  *
- * States: open → committed → copied; open → through → complete; open → broken (only to be removed).
+ * States: open → committed → copied; open → through → complete; open or through → broken (only to be removed). A run
+ * begins through where there is not even room to begin it, or where the one before it has found none.
  *
  * Readers (digests) may run beside everything else. `hold` keeps the files open for them; the files are let go of only
  * when the image holds the same content, or nobody will read any more.
  */
 import { assert } from '../base/assert.ts';
-import { NO_ID } from '../base/bytes.ts';
 import { Failure } from '../base/failure.ts';
 import { InFlight } from '../base/in-flight.ts';
 import { formatSize } from '../base/units.ts';
 import type { View } from '../rescan/view.ts';
 import { Staging } from '../store/staging.ts';
+import type { StagingBase } from '../store/staging-log.ts';
 import { copyCommitted } from './commit.ts';
 import type { ImageParts } from './image-state.ts';
-import { completeThrough, goThrough, type StagedOutcome } from './overflow.ts';
-import { fullFailure, isFull, missingIn, stagingDirectory, stagingLimit } from './staging-room.ts';
+import { completeThrough, copyStaged, leaveNet, type StagedOutcome } from './overflow.ts';
+import { fullFailure, isFull, makeStaging, missingIn, stagingDirectory, stagingLimit } from './staging-room.ts';
+import type { StagedStatus } from './status.ts';
 import type { Target } from './target.ts';
-
-/** What status tells. */
-export interface StagedStatus {
-  /** Bytes that it takes beside the image. */
-  readonly size: number;
-  /** Bytes that it may take; undefined: what the file system has. */
-  readonly limit: number | undefined;
-  readonly ageMs: number;
-  /** Complete, and being copied into the image, or waiting for that. */
-  readonly committed: boolean;
-  /** Without the net: it ran out of room and goes straight to the image. */
-  readonly through: boolean;
-}
 
 export class StagedRun implements Target {
   readonly inOrder: boolean;
+  readonly id: Buffer;
+  /** Where the image stood when it began. */
+  readonly base: StagingBase;
+  readonly size: number;
   readonly #parts: ImageParts;
-  readonly #staging: Staging;
+  /** Undefined: it goes through. */
+  #staging: Staging | undefined;
   readonly #readers = new InFlight();
   readonly #sinceMs: number;
   #outcome: StagedOutcome | undefined;
@@ -52,9 +46,9 @@ export class StagedRun implements Target {
   /** Sequence through which the view is durable. */
   #staged: number;
   #unsynced = false;
+  #outOfRoom: boolean;
   /** Steps of the staging come one at a time. Never rejects. */
   #steps: Promise<void> = Promise.resolve();
-  #through = false;
   /** A sync beside the stream found no room: the next frame of the stream goes on without. */
   #full: unknown;
   #broken = false;
@@ -65,12 +59,17 @@ export class StagedRun implements Target {
 
   private constructor(
     parts: ImageParts,
-    staging: Staging,
+    { id, base, size }: Pick<Staging, 'id' | 'base' | 'size'>,
+    staging: Staging | undefined,
     position: { sequence: number; checkpoint: number },
     inOrder: boolean,
   ) {
+    this.id = id;
+    this.base = base;
+    this.size = size;
     this.#parts = parts;
     this.#staging = staging;
+    this.#outOfRoom = staging === undefined;
     this.inOrder = inOrder;
     this.#applied = position.sequence;
     this.#checkpoint = position.checkpoint;
@@ -78,30 +77,33 @@ export class StagedRun implements Target {
     this.#sinceMs = parts.world.clock.nowMs();
   }
 
-  /** Begins an empty run over the image as it is recorded. Durable on return. */
+  /** Begins an empty run over the image as it is recorded; `through`: without the net. Durable on return. */
   static async create(
     parts: ImageParts,
     id: Buffer,
     size: number,
     sequence: number,
     inOrder: boolean,
+    through: boolean,
   ): Promise<StagedRun> {
-    const directory = stagingDirectory(parts.disk.path);
-    const base = { run: parts.state.now.run, sequence: parts.state.now.recorded };
-    // An id may come twice; the copy of the one before must not be taken for that of this one.
-    if (parts.state.now.copiedId.equals(id)) await parts.state.patch({ copiedId: NO_ID });
-    let staging: Staging | undefined;
-    try {
-      staging = await Staging.create(parts.world.files, directory, id, size, stagingLimit(parts, size), base);
-      const position = { sequence, checkpoint: 0 };
-      await staging.sync(position);
-      parts.world.points.reached('mirror-staging-begun');
-      return new StagedRun(parts, staging, position, inOrder);
-    } catch (error) {
-      // What was made may stay: it is empty, over the image as it is, and removed by whoever begins the next.
-      await staging?.close();
-      throw isFull(error) ? fullFailure(error, 'there is no room for a staged run') : error;
+    const { run, recorded } = parts.state.now;
+    const facts = { id, size, base: { run, sequence: recorded } };
+    const position = { sequence, checkpoint: 0 };
+    let reason: unknown;
+    if (!through) {
+      try {
+        const staging = await makeStaging(parts, facts, position);
+        return new StagedRun(parts, staging, staging, position, inOrder);
+      } catch (error) {
+        if (!isFull(error)) throw error;
+        if (parts.rules.overflow !== 'continue') throw fullFailure(error, 'there is no room for a staged run');
+        reason = error;
+      }
     }
+    // What was made of it, or was left, must not be found over an image that goes on.
+    await Staging.discard(parts.world.files, stagingDirectory(parts.disk.path));
+    await leaveNet(parts, size, reason);
+    return new StagedRun(parts, facts, undefined, position, inOrder);
   }
 
   /** Opens the run that a former process left; undefined when there is none. Failures: `state-corrupt`, those of the disk. */
@@ -113,19 +115,7 @@ export class StagedRun implements Target {
       disk.size,
       stagingLimit(parts, Number.MAX_SAFE_INTEGER),
     );
-    return staging === undefined ? undefined : new StagedRun(parts, staging, staging.position, false);
-  }
-
-  get id(): Buffer {
-    return this.#staging.id;
-  }
-
-  get base(): Staging['base'] {
-    return this.#staging.base;
-  }
-
-  get size(): number {
-    return this.#staging.size;
+    return staging === undefined ? undefined : new StagedRun(parts, staging, staging, staging.position, false);
   }
 
   get applied(): number {
@@ -138,12 +128,12 @@ export class StagedRun implements Target {
   }
 
   get stagedCheckpoint(): number {
-    return this.#staging.position.checkpoint;
+    return this.#staging?.position.checkpoint ?? 0;
   }
 
   /** Bytes that it takes beside the image. */
   get stagedSize(): number {
-    return this.#through ? 0 : this.#staging.overlay.dataSize;
+    return this.#staging?.overlay.dataSize ?? 0;
   }
 
   /** Bytes of free space that the image needs besides, as far as a commit has found out. */
@@ -156,17 +146,17 @@ export class StagedRun implements Target {
   }
 
   get committed(): boolean {
-    return this.#staging.committed !== undefined;
+    return this.#staging?.committed !== undefined;
   }
 
-  /** It ran out of room and goes straight to the image, which has no consistent position until it is complete. */
-  get through(): boolean {
-    return this.#through;
+  /** It found no room and went on without the net, or failed in that: where it ends incomplete, the next begins so. */
+  get outOfRoom(): boolean {
+    return this.#outOfRoom;
   }
 
   /** A later session can go on with it. */
   get resumable(): boolean {
-    return !this.#broken && !this.#through && !this.committed;
+    return !this.#broken && this.#staging !== undefined && !this.committed;
   }
 
   get status(): StagedStatus {
@@ -175,17 +165,18 @@ export class StagedRun implements Target {
       limit: this.#parts.rules.limit,
       ageMs: this.#parts.world.clock.nowMs() - this.#sinceMs,
       committed: this.committed,
-      through: this.#through,
+      through: this.#staging === undefined,
     };
   }
 
   /** What digests and checks read while the run is open. */
   get view(): View {
     const { disk } = this.#parts;
-    if (this.#through || this.#closing) return { disk, size: this.size };
+    const staging = this.#staging;
+    if (staging === undefined || this.#closing) return { disk, size: this.size };
     const over = {
-      overlay: this.#staging.overlay,
-      data: this.#staging.data,
+      overlay: staging.overlay,
+      data: staging.data,
       hold: () => {
         this.#readers.enter();
         return () => this.#readers.leave();
@@ -205,11 +196,12 @@ export class StagedRun implements Target {
 
   write(data: Buffer, offset: number): void | Promise<void> {
     this.#unsynced = true;
-    if (this.#through) return this.#parts.disk.write(data, offset);
+    const staging = this.#staging;
+    if (staging === undefined) return this.#parts.disk.write(data, offset);
     const again = () => this.#parts.disk.write(data, offset);
     if (this.#full !== undefined) return this.#refused(this.#full, again);
     try {
-      return this.#staging.overlay.write(offset, data)?.catch((error: unknown) => this.#refused(error, again));
+      return staging.overlay.write(offset, data)?.catch((error: unknown) => this.#refused(error, again));
     } catch (error) {
       return this.#refused(error, again);
     }
@@ -217,11 +209,12 @@ export class StagedRun implements Target {
 
   zero(offset: number, length: number): void | Promise<void> {
     this.#unsynced = true;
-    if (this.#through) return this.#parts.disk.zero(offset, length, false);
+    const staging = this.#staging;
+    if (staging === undefined) return this.#parts.disk.zero(offset, length, false);
     const again = () => this.#parts.disk.zero(offset, length, false);
     if (this.#full !== undefined) return this.#refused(this.#full, again);
     try {
-      return this.#staging.overlay.zero(offset, length)?.catch((error: unknown) => this.#refused(error, again));
+      return staging.overlay.zero(offset, length)?.catch((error: unknown) => this.#refused(error, again));
     } catch (error) {
       return this.#refused(error, again);
     }
@@ -229,7 +222,7 @@ export class StagedRun implements Target {
 
   read(into: Buffer, offset: number): void | Promise<void> {
     const { disk } = this.#parts;
-    if (this.#through || this.#closing) return disk.read(into, offset);
+    if (this.#staging === undefined || this.#closing) return disk.read(into, offset);
     const reading = this.#staging.overlay.read(into, offset, disk);
     return reading === undefined ? undefined : this.#readers.during(reading);
   }
@@ -262,16 +255,17 @@ export class StagedRun implements Target {
   async complete(number: number, sequence: number): Promise<void> {
     await this.checkpoint(number, sequence);
     await this.#inTurn(async () => {
-      if (!this.#through) await this.#reserve();
       assert(this.#outcome !== undefined, 'a run is completed for somebody');
-      if (this.#through) await completeThrough(this.#parts, this.#outcome, number, sequence);
-      else await this.#commit(number, sequence);
+      if (this.#staging !== undefined) await this.#reserve(this.#staging);
+      if (this.#staging !== undefined) await this.#commit(this.#staging, this.#outcome, number, sequence);
+      if (this.#staging === undefined) await completeThrough(this.#parts, this.#outcome, number, sequence);
     });
     if (this.committed) await this.finish();
   }
 
   /** Copies the committed run into the image and removes it. Again after a failure. */
   async finish(): Promise<void> {
+    assert(this.#staging !== undefined, 'a committed run has its files');
     await copyCommitted(this.#parts, this.#staging);
     await this.remove();
     this.#parts.world.points.reached('mirror-staging-removed');
@@ -280,13 +274,14 @@ export class StagedRun implements Target {
   /** Removes the files, durably, once nobody reads them. Failure: `state-unwritable`: call again. */
   async remove(): Promise<void> {
     await this.#letGo();
-    await this.#staging.remove();
+    if (this.#staging !== undefined) await this.#staging.remove();
+    else await Staging.discard(this.#parts.world.files, stagingDirectory(this.#parts.disk.path));
   }
 
   /** Lets go of the files and leaves what is there. */
   async close(): Promise<void> {
     await this.#letGo();
-    await this.#staging.close();
+    await this.#staging?.close();
   }
 
   async #letGo(): Promise<void> {
@@ -307,7 +302,7 @@ export class StagedRun implements Target {
     this.#checkpoint = Math.max(this.#checkpoint, checkpoint);
     const sequence = this.#applied;
     this.#unsynced = false;
-    if (!this.#through) {
+    if (this.#staging !== undefined) {
       try {
         if (this.#full !== undefined) throw this.#full;
         await this.#staging.sync({ sequence, checkpoint: this.#checkpoint });
@@ -320,17 +315,16 @@ export class StagedRun implements Target {
         await this.#giveWay(error);
       }
     }
-    if (this.#through) await this.#parts.disk.sync();
+    if (this.#staging === undefined) await this.#parts.disk.sync();
     this.#staged = Math.max(this.#staged, sequence);
     this.#parts.world.points.reached('mirror-staging-synced');
   }
 
-  async #commit(checkpoint: number, sequence: number): Promise<void> {
-    assert(this.#outcome !== undefined, 'a run is committed for somebody');
-    const { generation, run, parentRun, parentSequence, mapVersion } = this.#outcome;
+  async #commit(staging: Staging, outcome: StagedOutcome, checkpoint: number, sequence: number): Promise<void> {
+    const { generation, run, parentRun, parentSequence, mapVersion } = outcome;
     const lineage = { generation, run, parentRun, parentSequence };
     try {
-      await this.#staging.commit({
+      await staging.commit({
         ...lineage,
         sequence,
         checkpoint,
@@ -338,24 +332,24 @@ export class StagedRun implements Target {
         committedAtMs: this.#parts.world.clock.wallMs(),
       });
     } catch (error) {
-      // Whether the record is on the medium nobody knows: the run is removed before anything else happens.
-      this.#broken = true;
-      throw isFull(error) ? fullFailure(error, 'there is no room to complete a staged run') : error;
+      // Whether the record is on the medium nobody knows. Without the net it would be found over an image at no
+      // position; otherwise the run is removed before anything else happens.
+      await this.#giveWay(error, 'there is no room to complete a staged run');
+      return;
     }
     this.#parts.world.points.reached('mirror-commit-recorded');
   }
 
   /** So that the copy cannot fail for lack of space. What the image has yet to grow cannot be reserved. */
-  async #reserve(): Promise<void> {
+  async #reserve({ overlay }: Staging): Promise<void> {
     const { disk, state, world } = this.#parts;
-    const { overlay } = this.#staging;
     // The image's time changes with this: after a crash a state that says `clean` would blame somebody else for it.
     if (state.now.clean) await state.patch({ clean: false });
     try {
       if (disk.size === this.size) await overlay.reserveIn(disk);
     } catch (error) {
       this.#wanted = missingIn(disk, overlay);
-      if (isFull(error) && this.#goesOn) return this.#goThrough(error);
+      if (isFull(error) && this.#goesOn) return this.#giveWay(error);
       // Nothing is lost: the next session commits when there is room.
       const what = `the image needs ${this.#wanted} bytes (${formatSize(this.#wanted)}) more to take a staged run of ${overlay.dataSize} bytes`;
       throw isFull(error) ? fullFailure(error, what) : error;
@@ -370,27 +364,33 @@ export class StagedRun implements Target {
   /** Staging did not take an operation. `again`: do it to the image. Rejects with what the primary is told. */
   async #refused(error: unknown, again: () => void | Promise<void>): Promise<void> {
     await this.#inTurn(async () => {
-      if (!this.#through) await this.#giveWay(error);
+      if (this.#staging !== undefined) await this.#giveWay(error);
     });
     await again();
   }
 
   /** Goes on without staging where that is wanted; otherwise the run is over. No operation may be under way. */
-  async #giveWay(error: unknown): Promise<void> {
+  async #giveWay(error: unknown, what?: string): Promise<void> {
+    const staging = this.#staging;
+    assert(staging !== undefined, 'what gives way is staged');
+    this.#outOfRoom = isFull(error) && this.#goesOn;
     // A sync that failed for lack of space has lost data, and what is lost must not be copied into the image.
-    if (isFull(error) && this.#goesOn && !this.#staging.dataLost) return this.#goThrough(error);
+    if (this.#outOfRoom && !staging.dataLost) return this.#goThrough(staging, error);
     this.#broken = true;
-    if (!isFull(error)) throw error;
-    const size = this.#staging.overlay.dataSize;
-    throw fullFailure(error, `a staged run needs more than the ${size} bytes (${formatSize(size)}) that it has taken`);
+    // The next one goes on without room: that is not what the primary should wait for.
+    if (!isFull(error) || this.#outOfRoom) throw error;
+    const size = staging.overlay.dataSize;
+    const text = `a staged run needs more than the ${size} bytes (${formatSize(size)}) that it has taken`;
+    throw fullFailure(error, what ?? text);
   }
 
-  async #goThrough(reason: unknown): Promise<void> {
+  async #goThrough(staging: Staging, reason: unknown): Promise<void> {
     try {
-      await goThrough(this.#parts, this.#staging, reason);
-      this.#through = true;
+      await leaveNet(this.#parts, this.size, reason);
+      await copyStaged(this.#parts, staging);
+      this.#staging = undefined;
       await this.#readers.idle();
-      await this.#staging.remove();
+      await staging.remove();
     } catch (error) {
       this.#broken = true;
       throw error;

@@ -1,7 +1,8 @@
 /** Room for staged runs: where they lie, what they may take, and what says that there is no more. */
 import { NO_ID } from '../base/bytes.ts';
 import { Failure, isFailure } from '../base/failure.ts';
-import type { Staging } from '../store/staging.ts';
+import { Staging } from '../store/staging.ts';
+import type { StagedPosition } from '../store/staging-log.ts';
 import type { ImageParts } from './image-state.ts';
 import { isNoSpace } from './mirror-failure.ts';
 
@@ -9,11 +10,15 @@ export function stagingDirectory(imagePath: string): string {
   return `${imagePath}.twin/staging`;
 }
 
-/** Bytes that a staged run may take: the lower of the limit and the free space, less what a commit would need. */
+/**
+ * Bytes that a staged run may take: the lower of the limit and the free space, less what a commit would need. Any number
+ * where a run goes on without room.
+ */
 export async function stagingRoom(
   { world, disk, rules }: ImageParts,
   run: { readonly stagedSize: number; readonly wanted: number } | undefined,
 ): Promise<number> {
+  if (rules.overflow === 'continue') return Number.MAX_SAFE_INTEGER;
   const free = await world.files.freeSize(disk.path.slice(0, disk.path.lastIndexOf('/')) || '/');
   const room = Math.max(0, free + (run?.stagedSize ?? 0) - (run?.wanted ?? 0));
   return Math.min(room, rules.limit ?? room, Number.MAX_SAFE_INTEGER);
@@ -27,6 +32,28 @@ export const NO_POSITION = {
   recorded: 0,
   checkpoint: 0,
 } as const;
+
+/** Makes the files of an empty run over the image as it is recorded: durable on return, with its position. */
+export async function makeStaging(
+  parts: ImageParts,
+  { id, base, size }: Pick<Staging, 'id' | 'base' | 'size'>,
+  position: StagedPosition,
+): Promise<Staging> {
+  const { files } = parts.world;
+  // An id may come twice; the copy of the one before must not be taken for that of this one.
+  if (parts.state.now.copiedId.equals(id)) await parts.state.patch({ copiedId: NO_ID });
+  const directory = stagingDirectory(parts.disk.path);
+  const staging = await Staging.create(files, directory, id, size, stagingLimit(parts, size), base);
+  try {
+    await staging.sync(position);
+  } catch (error) {
+    // What was made may stay: it is empty, over the image as it is, and removed by whoever begins the next.
+    await staging.close();
+    throw error;
+  }
+  parts.world.points.reached('mirror-staging-begun');
+  return staging;
+}
 
 /** Bytes of staging that the operator allows for a disk of that size. */
 export function stagingLimit(parts: ImageParts, size: number): number {

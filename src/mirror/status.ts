@@ -1,5 +1,17 @@
 /** What a mirror tells about itself. Plain data, ready for JSON. */
-import type { StagedStatus } from './staged-run.ts';
+
+/** A staged run that is open, or kept. */
+export interface StagedStatus {
+  /** Bytes that it takes beside the image. */
+  readonly size: number;
+  /** Bytes that it may take; undefined: what the file system has. */
+  readonly limit: number | undefined;
+  readonly ageMs: number;
+  /** Complete, and being copied into the image, or waiting for that. */
+  readonly committed: boolean;
+  /** Without the net: it ran out of room and goes straight to the image. */
+  readonly through: boolean;
+}
 
 export interface MirrorExportStatus {
   readonly name: string;
@@ -29,6 +41,10 @@ export interface MirrorExportStatus {
   readonly recordedAgeMs: number | undefined;
   /** The staged run that is open, or kept for a session that goes on with it. */
   readonly staging: StagedStatus | undefined;
+  /** Staged runs that were copied into the image since this process opened it. */
+  readonly commits: number;
+  /** Milliseconds since the last of them; undefined without one. */
+  readonly lastCommitAgeMs: number | undefined;
   /** Milliseconds since the last message from the primary; undefined when none came since this process started. */
   readonly lastMessageAgeMs: number | undefined;
   /**

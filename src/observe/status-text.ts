@@ -173,6 +173,7 @@ function mirrorExportText(entry: MirrorExportStatus, paint: Paint): string[] {
     ['lag', mirrorLagText(entry)],
     ['position', `${positionText(entry)}${recordedText(entry)}`],
     ...stagingPairs(entry.staging, paint),
+    ...commitPairs(entry),
     ...problemPairs(entry.problem, '', paint),
   ];
   const state = stateColour(entry.state, paint)(entry.state);
@@ -197,6 +198,11 @@ function stagingPairs(staging: MirrorExportStatus['staging'], paint: Paint): Pai
   const room = limit === undefined ? '' : ` of ${formatSize(limit)}`;
   const what = committed ? 'complete' : 'beside the image, which stays as it is';
   return [['staged', `${formatSize(size)}${room}, ${what}, for ${formatDuration(ageMs)}`]];
+}
+
+function commitPairs({ commits, lastCommitAgeMs }: MirrorExportStatus): Pair[] {
+  if (lastCommitAgeMs === undefined) return [];
+  return [['committed', `${plural(commits, 'staged run')}, the last ${formatDuration(lastCommitAgeMs)} ago`]];
 }
 
 /** What the primary had beyond this image, as far as it has said. */

@@ -5,7 +5,7 @@ import { Failure } from '../../../src/base/failure.ts';
 import { silentLog } from '../../../src/base/log.ts';
 import { POINT_NAMES, type PointName } from '../../../src/io/points.ts';
 import { MirrorImage } from '../../../src/mirror/image.ts';
-import type { StagingRules } from '../../../src/mirror/image-state.ts';
+import { DEFAULT_STAGING, type StagingRules } from '../../../src/mirror/image-state.ts';
 import { MIRROR_STATE, type MirrorState } from '../../../src/store/mirror-state.ts';
 import { decodeSlot, SLOT_SIZE } from '../../../src/store/record-file.ts';
 import { type MemoryWorld, memoryWorld, turns } from '../../support/memory-world.ts';
@@ -575,16 +575,130 @@ describe('a mirror without room', () => {
     expect(durable(world).equals(NEW)).toBe(true);
   });
 
-  it('never goes on with data that a failed sync may have lost', async () => {
+  it.each(['in the stream', 'beside it'])(
+    'never goes on with data that a failed sync may have lost, found %s, and begins anew without the net',
+    async (found) => {
+      const world = memoryWorld();
+      const image = await imageAt7(world, CONTINUE);
+      await image.begin(HELLO, beginning('RESCAN', 7));
+      await stageAll(image);
+      failing(world.files.file(STAGED).disk, 'sync', 'no-space');
+      const finding = async (): Promise<void> => {
+        if (found === 'in the stream') return image.complete(3, 12);
+        await image.target.record();
+        // What it has lost reads as it was before, from any moment on.
+        await world.files.file(STAGED).disk.dropCache();
+        await image.target.write(Buffer.alloc(512, 9), 512);
+      };
+      await expect(finding()).rejects.toEqual(failed('no-space'));
+      await image.sessionEnded(false);
+      expect([image.state.consistent, image.run, image.recorded]).toEqual([true, undefined, 7]);
+      expect(durable(world).equals(OLD)).toBe(true);
+      await image.begin(HELLO, beginning('RESCAN', 7));
+      expect([image.run?.status.through, image.state.consistent]).toEqual([true, false]);
+      await stageAll(image);
+      await image.complete(3, 12);
+      expect([image.state.consistent, image.recorded, durable(world).equals(NEW)]).toEqual([true, 12, true]);
+      // The net is back for the next.
+      await image.begin(HELLO, beginning('RESCAN', 12));
+      expect([image.run?.status.through, image.state.consistent]).toEqual([false, true]);
+    },
+  );
+
+  it('that goes on does so too when there is not even room to begin, with the image marked before its first byte', async () => {
+    for (const operation of ['makeDirectory', 'replaceFile', 'openState', 'sync'] as const) {
+      const world = memoryWorld();
+      const keeping = await imageAt7(world);
+      await keeping.begin(HELLO, beginning('RESCAN', 7));
+      await keeping.target.record();
+      crash(world);
+      const full = (made: string, path: string): void => {
+        if (made === operation && path.startsWith(`${IMAGE}.twin/staging`))
+          throw new Failure('state-unwritable', 'injected', { cause: Object.assign(new Error(), { code: 'ENOSPC' }) });
+        if (operation === 'sync' && path === STAGED && made === 'openState')
+          queueMicrotask(() => failing(world.files.file(STAGED).disk, 'sync', 'no-space'));
+      };
+      const strict = (await reopen(world))!;
+      world.files.hook = full;
+      const other = { ...beginning('RESCAN', 7), stagingId: Buffer.alloc(16, 6) };
+      await expect(strict.begin(HELLO, other)).rejects.toEqual(failed('staging-full'));
+      await strict.close();
+      const image = (await reopen(world, CONTINUE))!;
+      expect([image.state.consistent, image.recorded]).toEqual([true, 7]);
+      await image.begin(HELLO, other);
+      expect(newestState(world.files.file(STATE).disk.durableContent())).toMatchObject({
+        consistent: false,
+        recorded: 0,
+        run: Buffer.alloc(16),
+      });
+      expect([image.run?.status.through, image.run?.stagedSize]).toEqual([true, 0]);
+      expect(image.positions.staged).toBe(7);
+      // Nothing of a run is there to be taken up over an image that has gone on.
+      expect(await world.files.exists(LOG)).toBeUndefined();
+      await stageAll(image);
+      await image.target.record();
+      expect(image.positions.staged).toBe(10);
+      world.files.hook = undefined;
+      await image.complete(3, 12);
+      expect([image.consistent, image.recorded, durable(world).equals(NEW)]).toEqual([true, 12, true]);
+    }
+  });
+
+  it('that goes on and finds none for the copy either leaves its space behind, and ends well once the image fits', async () => {
     const world = memoryWorld();
-    const image = await imageAt7(world, CONTINUE);
+    const image = await imageAt7(world, { limit: 4500, overflow: 'continue' });
+    const { disk } = world.files.file(IMAGE);
     await image.begin(HELLO, beginning('RESCAN', 7));
-    await stageAll(image);
-    failing(world.files.file(STAGED).disk, 'sync', 'no-space');
-    await expect(image.complete(3, 12)).rejects.toEqual(failed('staging-full'));
+    failing(disk, 'write', 'no-space');
+    await expect(stageAll(image)).rejects.toEqual(failed('no-space'));
     await image.sessionEnded(false);
-    expect([image.state.consistent, image.run, image.recorded]).toEqual([true, undefined, 7]);
-    expect(durable(world).equals(OLD)).toBe(true);
+    expect([image.state.consistent, image.run, image.recorded]).toEqual([false, undefined, 0]);
+    expect(await world.files.list(`${IMAGE}.twin/staging`)).toEqual([]);
+    // Not even now: still it does not begin to stage what would not fit again.
+    await image.begin(HELLO, beginning('RESCAN', 12));
+    expect(image.run?.status.through).toBe(true);
+    await expect(image.target.write(Buffer.alloc(4096, 2), 0)).rejects.toEqual(failed('no-space'));
+    await image.sessionEnded(false);
+    disk.hook = undefined;
+    await image.begin(HELLO, beginning('RESCAN', 12));
+    await stageAll(image, 12);
+    await image.complete(3, 15);
+    const after = await powerLoss(world);
+    expect([after.consistent, after.recorded, durable(world).equals(NEW)]).toEqual([true, 15, true]);
+  });
+
+  it.each([
+    [DEFAULT_STAGING, 'staging-full', 7, OLD],
+    [CONTINUE, undefined, 12, NEW],
+  ])(
+    'for the commit record goes on where it may: no record is found later (%o)',
+    async (rules, code, position, content) => {
+      const world = memoryWorld();
+      const image = await imageAt7(world, rules);
+      await image.begin(HELLO, beginning('RESCAN', 7));
+      await stageAll(image);
+      await image.target.record();
+      world.files.hook = (operation, path) => {
+        if (operation === 'replaceFile' && path === LOG) throw new Failure('no-space', 'injected');
+      };
+      const failure = await image.complete(3, 12).catch((error: unknown) => error);
+      expect((failure as Failure | undefined)?.code).toBe(code);
+      world.files.hook = undefined;
+      await image.sessionEnded(failure === undefined);
+      expect(await world.files.exists(LOG)).toBeUndefined();
+      const after = await powerLoss(world, rules);
+      expect([after.consistent, after.recorded]).toEqual([true, position]);
+      expect(durable(world).equals(content)).toBe(true);
+    },
+  );
+
+  it('that goes on tells its primary of any amount of room: none that it should wait for', async () => {
+    const world = memoryWorld();
+    world.files.free = 10;
+    expect(await (await imageAt7(world)).stagingRoom()).toBe(10);
+    const going = memoryWorld();
+    going.files.free = 10;
+    expect(await (await imageAt7(going, CONTINUE)).stagingRoom()).toBe(Number.MAX_SAFE_INTEGER);
   });
 
   it('whose staging fails otherwise keeps the image, also where it would go on', async () => {

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { Failure } from '../../../src/base/failure.ts';
 import { GIB, MIB } from '../../../src/base/units.ts';
 import type { MirrorDaemonStatus, ServeStatus } from '../../../src/daemon/status.ts';
-import type { MirrorExportStatus } from '../../../src/mirror/status.ts';
+import type { MirrorExportStatus, StagedStatus } from '../../../src/mirror/status.ts';
 import { colourPaint } from '../../../src/observe/paint.ts';
 import { silentLine, statusLine, statusText } from '../../../src/observe/status-text.ts';
 import { wholeMs } from '../../../src/observe/whole-ms.ts';
@@ -204,6 +204,8 @@ const ENTRY: MirrorExportStatus = {
   recorded: 4,
   recordedAgeMs: undefined,
   staging: undefined,
+  commits: 0,
+  lastCommitAgeMs: undefined,
   lastMessageAgeMs: 1500,
   lag: { operations: 1, bytes: 4096 },
   primary: '198.51.100.7:40112',
@@ -243,16 +245,24 @@ describe('the status of a mirror', () => {
   });
 
   it('shows what is staged beside the image, and how old the recorded position is', () => {
-    const staging = { size: 5 * MIB, limit: 64 * MIB, ageMs: 3000, committed: false, through: false };
-    const text = (changes: Partial<typeof staging>, limit: number | undefined = 64 * MIB): string[] =>
-      statusText({
-        ...MIRROR,
-        exports: [{ ...ENTRY, recordedAgeMs: 2000, staging: { ...staging, limit, ...changes } }],
-      });
+    const staging: StagedStatus = { size: 5 * MIB, limit: 64 * MIB, ageMs: 3000, committed: false, through: false };
+    const text = (changes: Partial<StagedStatus>): string[] =>
+      statusText({ ...MIRROR, exports: [{ ...ENTRY, recordedAgeMs: 2000, staging: { ...staging, ...changes } }] });
     expect(text({})).toContain('    staged    5 MiB of 64 MiB, beside the image, which stays as it is, for 3.0 s');
     expect(text({})).toContain('              written down 2.0 s ago');
     expect(text({ committed: true })).toContain('    staged    5 MiB of 64 MiB, complete, for 3.0 s');
+    expect(text({ limit: undefined })).toContain(
+      '    staged    5 MiB, beside the image, which stays as it is, for 3.0 s',
+    );
     expect(text({ through: true })).toContain('    staged    no room: goes straight to the image, for 3.0 s');
+  });
+
+  it('counts the staged runs that were committed, and tells how long ago the last was', () => {
+    const text = (commits: number, lastCommitAgeMs: number | undefined): string[] =>
+      statusText({ ...MIRROR, exports: [{ ...ENTRY, commits, lastCommitAgeMs }] });
+    expect(text(1, 4000)).toContain('    committed  1 staged run, the last 4.0 s ago');
+    expect(text(1234, 61_000)).toContain('    committed  1,234 staged runs, the last 1 min 1 s ago');
+    expect(text(0, undefined).join('\n')).not.toContain('committed');
   });
 });
 
