@@ -7,10 +7,7 @@
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { nodeFileSystem } from '../../dist/io/node-file-system.js';
 import type { RecoverReport } from '../../dist/mirror/recover.js';
-import { MIRROR_STATE, MIRROR_STATE_NAME } from '../../dist/store/mirror-state.js';
-import { openStateFile } from '../../dist/store/state-file.js';
 import { runChild } from '../common/children.ts';
 import { EXPORT_NAME, type Mirror, recoverImage } from '../common/nbdtwin.ts';
 import { writesInImage } from './stamped-blocks.ts';
@@ -36,7 +33,6 @@ export async function judgeMirror(
   await mkdir(copies);
   const { takenMs, stoppedMs } = await copyStopped(mirror, copies);
   const image = join(copies, `${EXPORT_NAME}.img`);
-  await adopt(image);
   const { consistent, reason, staging } = await recoverImage(image, copies);
   const judged = history.judge(await writesInImage(image, blockCount), takenMs);
   const judgement = consistent ? judged : { ...judged, problem: `not usable: ${reason}` };
@@ -57,15 +53,6 @@ async function copyStopped(mirror: Mirror, to: string): Promise<{ takenMs: numbe
   } finally {
     process.kill(pid, 'SIGCONT');
   }
-}
-
-/** The state of a copy says that it is of the copy: `recover` refuses a file that was put in an image's place. */
-async function adopt(image: string): Promise<void> {
-  const file = await openStateFile(nodeFileSystem, MIRROR_STATE, join(`${image}.twin`, MIRROR_STATE_NAME));
-  if (file === undefined) throw new Error(`${image} has no state`);
-  const inode = (await nodeFileSystem.inodeOf(image))!;
-  await file.write({ ...file.state, identity: { ...file.state.identity, inode } });
-  await file.close();
 }
 
 /** Every thread has left the kernel: no write is half done. */

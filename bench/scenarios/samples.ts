@@ -27,16 +27,6 @@ export interface Sample {
   readonly stagedAgeMs: number | undefined;
 }
 
-/** Staged runs that were seen open and then were in the image. Those shorter than the interval may be missed. */
-export function countCommits(samples: readonly Sample[]): number {
-  return samples.filter(({ stagedAgeMs, applied }, index) => {
-    const next = samples[index + 1];
-    if (stagedAgeMs === undefined || next === undefined) return false;
-    const isOver = next.stagedAgeMs === undefined || next.stagedAgeMs < stagedAgeMs;
-    return isOver && next.applied > applied;
-  }).length;
-}
-
 /** Takes samples until stopped. */
 export class Sampler {
   readonly samples: Sample[] = [];

@@ -13,7 +13,7 @@ import { formatTable, whole } from '../common/table.ts';
 import { type Course, courseOf, sharesOf } from './course.ts';
 import { type JudgedImage, judgeMirror } from './mirror-image.ts';
 import { type Lateness, PacedWriter } from './paced-writer.ts';
-import { countCommits, type Sample, Sampler } from './samples.ts';
+import { type Sample, Sampler } from './samples.ts';
 import type { Claim, Outcome, Scenario } from './scenario.ts';
 import { BLOCK_SIZE } from './stamped-blocks.ts';
 import { makeDisk, Twin } from './twin.ts';
@@ -78,7 +78,7 @@ interface Figures {
   readonly rungs: Readonly<Record<string, number>>;
   readonly mirrorStates: Readonly<Record<string, number>>;
   readonly consistentShare: number;
-  /** Staged runs that the mirror was seen to commit. */
+  /** Staged runs that the mirror has committed. */
   readonly commits: number;
   readonly spoolUsedMax: number;
   readonly stagedSizeMax: number;
@@ -121,6 +121,7 @@ async function run(folder: string, parameters: Parameters, say: (text: string) =
   const history = new WriteHistory();
   const writer = new PacedWriter(client, { rate: writeRate, blockCount: hotSize / BLOCK_SIZE, seed: 1 }, history);
   const before = twin.link!.carried;
+  const commitsBefore = await commitsOf(twin);
   const sampler = new Sampler(twin, writer);
   const startMs = performance.now();
   writer.start();
@@ -137,6 +138,7 @@ async function run(folder: string, parameters: Parameters, say: (text: string) =
   await writer.stop();
   const after = twin.link!.carried;
   await sampler.stop();
+  const commitsAfter = await commitsOf(twin);
   await client.close();
   const stoppedMs = performance.now();
   const { sessions } = await twin.inStep(IN_STEP_TIMEOUT_MS);
@@ -161,7 +163,7 @@ async function run(folder: string, parameters: Parameters, say: (text: string) =
     rungs: sharesOf(samples.map(({ rung }) => rung)),
     mirrorStates: sharesOf(samples.map(({ mirrorState }) => mirrorState)),
     consistentShare: samples.filter(({ consistent }) => consistent).length / samples.length,
-    commits: countCommits(samples),
+    commits: commitsAfter - commitsBefore,
     spoolUsedMax: Math.max(...samples.map(({ spoolUsed }) => spoolUsed)),
     stagedSizeMax: Math.max(...samples.map(({ stagedSize }) => stagedSize)),
     sessions,
@@ -176,6 +178,11 @@ async function run(folder: string, parameters: Parameters, say: (text: string) =
     judged,
   };
   return { parameters, figures, claims: claimsOf(figures), text: textOf(parameters, figures) };
+}
+
+/** Of the mirror since it was started. */
+async function commitsOf({ mirror }: Twin): Promise<number> {
+  return (await mirror.status()).exports[0]!.commits;
 }
 
 function claimsOf(figures: Figures): Claim[] {

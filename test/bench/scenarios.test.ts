@@ -5,7 +5,6 @@ import { compareSparse } from '../../bench/scenarios/compare-sparse.ts';
 import { courseOf, sharesOf } from '../../bench/scenarios/course.ts';
 import { fillDisk } from '../../bench/scenarios/fill-disk.ts';
 import { readsOf } from '../../bench/scenarios/process-reads.ts';
-import { countCommits, type Sample } from '../../bench/scenarios/samples.ts';
 import { claimLines } from '../../bench/scenarios/scenario.ts';
 import { temporaryFolder } from '../support/temporary-folder.ts';
 
@@ -28,22 +27,6 @@ describe('the course of a figure', () => {
       ['b', 0.75],
       ['a', 0.25],
     ]);
-  });
-});
-
-describe('staged runs in samples', () => {
-  const commits = (...samples: [stagedAgeMs: number | undefined, applied: number][]) =>
-    countCommits(samples.map(([stagedAgeMs, applied]) => ({ stagedAgeMs, applied }) as Sample));
-
-  it('count when they were open and then are in the image', () => {
-    expect(commits([undefined, 1], [500, 1], [1500, 1], [undefined, 90])).toBe(1);
-    expect(commits([1500, 1], [200, 50], [1200, 50], [100, 99])).toBe(2);
-  });
-
-  it('do not count while they are open, when they were dropped, or when the stream has gone on without them', () => {
-    expect(commits([500, 1], [1500, 1], [2500, 1])).toBe(0);
-    expect(commits([500, 1], [undefined, 1])).toBe(0);
-    expect(commits([undefined, 1], [undefined, 90])).toBe(0);
   });
 });
 
