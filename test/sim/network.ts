@@ -135,6 +135,7 @@ class IncarnationNetwork implements Network {
     onStream: (stream: ByteStream) => void,
     _onRefused: unknown,
   ): Promise<Listener> {
+    if (!this.#incarnation.alive) await new Promise<void>(() => undefined);
     const key = formatAddress(address);
     const { listeners } = this.#network;
     if (listeners.has(key)) throw new Failure('address-in-use', key);

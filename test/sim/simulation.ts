@@ -27,6 +27,8 @@ const RECOVERY_STEPS = 3_000_000;
 /** Events between two looks at what a crash would leave: mean. */
 const CHECK_INTERVAL = 100;
 const ATTEND_MS = 500;
+/** Events at one instant. */
+const INSTANT_STEPS_MAX = 20_000;
 
 export interface SimulationOptions {
   readonly seed: number;
@@ -189,6 +191,8 @@ export class Simulation implements Shared {
   /** Runs until `done`, checking on the way. */
   async #live(done: () => boolean): Promise<void> {
     let nextCheck = this.#step;
+    let instantUs = -1;
+    let instantStep = 0;
     while (!done()) {
       this.#step += 1;
       let stepped: boolean;
@@ -199,6 +203,11 @@ export class Simulation implements Shared {
         stepped = true;
       }
       if (!stepped) this.#found('nothing happens any more');
+      if (this.timeline.nowUs !== instantUs) {
+        instantUs = this.timeline.nowUs;
+        instantStep = this.#step;
+      } else if (this.#step - instantStep > INSTANT_STEPS_MAX)
+        this.#found('time stands still: events make each other happen');
       await turn();
       this.#trace.mix(this.timeline.nowUs);
       for (const state of this.#crashStates.splice(0)) await this.oracle.checkCrashState(state);

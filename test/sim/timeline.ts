@@ -55,7 +55,8 @@ export class Timeline {
 
   /** Calls `action` in `delayMs`, unless it is cancelled or its owner dies before. */
   after(delayMs: number, action: () => void, owner?: Owner): Scheduled {
-    const atUs = this.#nowUs + Math.max(0, Math.round(delayMs * 1000));
+    // Never early: whoever is called looks at the clock again, and would wait for the rest of a rounded microsecond.
+    const atUs = this.#nowUs + Math.max(0, Math.ceil(delayMs * 1000));
     const event: Scheduled = { atUs, tie: this.#random.next(), owner, action };
     const heap = this.#heap;
     let at = heap.length;
