@@ -206,7 +206,8 @@ function start(
       const vouched = await synced();
       await regions.settle();
       await regions.close();
-      const inOrder = ledger.started && replica.inOrder;
+      // What could not be read here is marked in the map alone: only a comparison settles it.
+      const inOrder = ledger.started && replica.inOrder && replica.marks.unreadableSize === 0;
       const spoolBase = inOrder ? await backlog.persist(lineage.run, ledger.sequence) : undefined;
       await backlog.close();
       await map.close();

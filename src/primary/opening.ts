@@ -93,6 +93,7 @@ export async function open(parts: OpeningParts): Promise<Opened> {
   ]);
   const welcome = decodeWelcome(await channel.take(OPENING_TIMEOUT_MS));
   if (welcome.mapVersion > MAP_VERSION_MAX) throw new Failure('frame-invalid', 'a dirty map of an impossible version');
+  if (welcome.replicaId.equals(NO_ID)) throw new Failure('frame-invalid', 'a mirror without an id');
   const begun = await begin(parts, welcome);
   const ready = await channel.take(OPENING_TIMEOUT_MS);
   if (ready.type === FrameType.REFUSED) throw decodeRefused(ready);

@@ -309,7 +309,7 @@ export const NOTHING_YET: Welcome = {
   consistent: false,
   fresh: true,
   seeded: false,
-  replicaId: NO_ID,
+  replicaId: Buffer.alloc(ID_SIZE, 0x77),
   generation: NO_ID,
   run: NO_ID,
   parentRun: NO_ID,

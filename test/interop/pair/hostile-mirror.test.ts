@@ -1,6 +1,7 @@
 /** What a primary does with a mirror that has the key and does not keep to the protocol. Its clients never notice. */
 import { randomBytes } from 'node:crypto';
 import { expect, test } from 'vitest';
+import { NO_ID } from '../../../src/base/bytes.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { encodeFrame, type Frame, FrameType } from '../../../src/link/frame.ts';
 import { encodeAck, encodeRefused, encodeWelcome, NO_POSITIONS } from '../../../src/link/messages.ts';
@@ -68,6 +69,12 @@ test('a mirror that is silent from the start is given up as not answering, and t
 test.each([
   ['random bytes', randomBytes(4000), 'frame-invalid'],
   ['a frame of another kind', ackOf(0), 'peer-foreign'],
+  ['a WELCOME without an id', encodeWelcome({ ...NOTHING_YET, replicaId: NO_ID }), 'frame-invalid'],
+  [
+    'a WELCOME that has seen a dirty map at the end of all counting',
+    encodeWelcome({ ...NOTHING_YET, mapVersion: Number.MAX_SAFE_INTEGER }),
+    'frame-invalid',
+  ],
   ['a WELCOME of a version never offered', encodeWelcome({ ...NOTHING_YET, version: 3 }), 'peer-version'],
   ['a WELCOME cut short', encodeFrame(FrameType.WELCOME, { payload: Buffer.alloc(20) }), 'peer-foreign'],
   [
@@ -189,14 +196,12 @@ test('a mirror that is slow to begin while the window overruns gets a rescan, no
       if (frame.type === FrameType.HELLO && hold) {
         // In step, as a mirror is after a short break.
         const { generation, run, size } = fake.hellos[0]!;
-        const replicaId = randomBytes(16);
         peer.send(
           encodeWelcome({
             ...NOTHING_YET,
             fresh: false,
             seeded: true,
             consistent: true,
-            replicaId,
             generation,
             run,
             size,
@@ -210,7 +215,7 @@ test('a mirror that is slow to begin while the window overruns gets a rescan, no
       held = () => peer.send(ackOf(frame.sequence));
       return true;
     },
-    { windowSize: MIB },
+    { windowSize: MIB, spoolSize: 0 },
   );
   const { pair, fake } = scene;
   hold = true;

@@ -173,8 +173,26 @@ test('unreplicated: exactly what was written while the link is cut, then nothing
   expect(await unreplicated(pair)).toEqual([]);
 });
 
-test('unreplicated: the marked regions after the window overran', async () => {
+test('unreplicated: regions with an operation in the spool, until the mirror has recorded it', async () => {
   const pair = await Pair.inStep({ primary: { windowSize: MIB } });
+  pair.proxy.cut();
+  await pair.until('cut', () => pair.link.state !== 'streaming');
+  for (let index = 0; index < 8; index += 1)
+    await pair.write(3 * MIB + 100 + index * 300 * KIB, randomBytes(200 * KIB));
+  await pair.write(11 * MIB, randomBytes(1));
+  expect(pair.link.markedSize).toBe(0);
+  expect(await unreplicated(pair)).toEqual([
+    [3 * MIB, 3 * MIB],
+    [11 * MIB, MIB],
+  ]);
+  pair.proxy.restore();
+  await pair.untilInStep();
+  expect(await unreplicated(pair)).toEqual([]);
+  pair.expectIdentical();
+});
+
+test('unreplicated: the marked regions after the window overran', async () => {
+  const pair = await Pair.inStep({ primary: { windowSize: MIB, spoolSize: 0 } });
   pair.proxy.cut();
   await pair.until('cut', () => pair.link.state !== 'streaming');
   for (let index = 0; index < 8; index += 1)
