@@ -1,6 +1,6 @@
 /** Rescans that wait for each other, and rescans that are interrupted. */
 import { randomBytes } from 'node:crypto';
-import { truncateSync, writeFileSync } from 'node:fs';
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { open as openFile } from 'node:fs/promises';
 import { expect, onTestFinished, test } from 'vitest';
 import { MIB } from '../../../src/base/units.ts';
@@ -36,7 +36,7 @@ test('with one rescan at a time the others are told their places, and all get th
   const places = lines.flatMap(({ fields }) => ('place' in fields ? [fields.place] : []));
   expect(places).toEqual([1, 2, 1]);
   const begun = lines.flatMap(({ message, fields }) =>
-    message === 'a rescan begins' && 'export' in fields ? [fields.export] : [],
+    message === 'a seeding begins' && 'export' in fields ? [fields.export] : [],
   );
   expect(begun).toEqual(['first', 'second', 'third']);
   pair.expectIdentical(`${pair.mirrorFolder}/first.img`);
@@ -72,7 +72,7 @@ test('one that waits and leaves makes room: the next ones move up', async () => 
   pair.expectIdentical(`${pair.mirrorFolder}/third.img`, `${pair.folder}/third.img`);
 });
 
-test('a mirror that stops in the middle of a rescan: only what is still marked is compared again', async () => {
+test('a mirror that stops in the middle of a seeding: only what is still marked is compared again', async () => {
   const size = 256 * MIB;
   const { log, lines } = memoryLog();
   const pair = await Pair.make({ log, size, primary: { rescanRate: 32 * MIB, windowSize: 16 * MIB } });
@@ -92,8 +92,45 @@ test('a mirror that stops in the middle of a rescan: only what is still marked i
   pair.expectIdentical();
   expect(pair.link.lastRescan).toMatchObject({ scope: 'marked' });
   expect(pair.link.lastRescan!.scopeSize).toBeLessThanOrEqual(marked + 2 * MIB);
-  expect(lines.filter(({ message }) => message === 'a rescan begins')).toHaveLength(2);
+  expect(lines.filter(({ message }) => message === 'connected: seeding')).toHaveLength(2);
 });
+
+test.each(['stops', 'loses its primary'])(
+  'a mirror that %s in the middle of a rescan: it goes on where it was, and until its end the image is what it was',
+  async (how) => {
+    const size = 256 * MIB;
+    const { log, lines } = memoryLog();
+    const pair = await Pair.inStep({ log, size, primary: { rescanRate: 32 * MIB, spoolSize: 0 } });
+    for (let at = 0; at < size; at += 4 * MIB) await pair.write(at, randomBytes(5000));
+    await pair.untilInStep();
+    const before = readFileSync(pair.imagePath);
+    pair.proxy.cut();
+    for (let at = 0; at < size; at += MIB) await pair.write(at, randomBytes(70_000));
+    const marked = pair.link.markedSize;
+    expect(marked).toBe(size);
+    pair.proxy.restore();
+    await pair.until('a checkpoint', () => pair.link.state === 'rescan' && pair.link.markedSize < marked);
+    const left = pair.link.markedSize;
+    expect(left).toBeGreaterThan(0);
+    if (how === 'stops') await pair.stopMirror();
+    else pair.proxy.cut();
+    expect(readFileSync(pair.imagePath).equals(before)).toBe(true);
+    // Behind what the first session has done, and where the second one will have to come by anyway.
+    await pair.write(4096, randomBytes(5000));
+    await pair.write(size - MIB, randomBytes(5000));
+    if (how === 'stops') await pair.startMirror();
+    else pair.proxy.restore();
+    expect(pair.mirror!.status().exports[0]).toMatchObject({ consistent: true });
+    await pair.until('the rescan goes on', () => pair.link.rescan !== undefined);
+    expect(readFileSync(pair.imagePath).equals(before)).toBe(true);
+    await pair.untilInStep(40_000);
+    pair.expectIdentical();
+    expect(pair.link.lastRescan).toMatchObject({ scope: 'marked' });
+    expect(pair.link.lastRescan!.scopeSize).toBeLessThanOrEqual(left + 2 * MIB);
+    const begun = lines.flatMap(({ message }) => (/^connected: .*rescan/.test(message) ? [message] : []));
+    expect(begun).toEqual(['connected: a rescan begins', 'connected: the rescan goes on']);
+  },
+);
 
 async function fill(path: string, offset: number): Promise<void> {
   const file = await openFile(path, 'r+');

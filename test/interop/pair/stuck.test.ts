@@ -10,29 +10,34 @@ import { memoryLog } from '../../support/memory-log.ts';
 import { Pair, writeRandomly } from '../../support/pair.ts';
 import { beginSession, RawPeer, someHello } from '../../support/raw-link.ts';
 
-test('a mirror that stops reading but answers pings blocks no client and costs no more memory than the window; it recovers when it reads again', async () => {
-  const faults = new Faults();
-  const windowSize = 4 * MIB;
-  const pair = await Pair.inStep({
-    size: 64 * MIB,
-    primary: { windowSize },
-    mirrorWorld: { files: faultyFiles(faults) },
-  });
-  faults.hold();
-  // Far more than the mirror's backlog, both sockets and the window take together.
-  for (let index = 0; index < 256; index += 1) {
-    await pair.write((index % 32) * MIB, randomBytes(MIB - 512), index % 50 === 0);
-    expect(pair.link.window.used).toBeLessThanOrEqual(windowSize + 64 * KIB);
-  }
-  await pair.primary!.volume.flush();
-  await pair.until('behind', () => pair.link.state !== 'streaming' && pair.link.markedSize > 0);
-  expect(faults.heldCount).toBeGreaterThan(0);
-  expect(pair.mirror!.status().exports[0]!.lag!.bytes).toBeLessThan(40 * MIB);
-  faults.release();
-  await pair.untilInStep(40_000);
-  pair.expectIdentical();
-  expect(pair.link.lastRescan?.scope).toBe('marked');
-});
+test.each([0, 96 * MIB])(
+  'a mirror that stops reading but answers pings blocks no client and costs no more memory than the window; it recovers when it reads again (spool: %i)',
+  async (spoolSize) => {
+    const faults = new Faults();
+    const windowSize = 4 * MIB;
+    const pair = await Pair.inStep({
+      size: 64 * MIB,
+      primary: { windowSize, spoolSize },
+      mirrorWorld: { files: faultyFiles(faults) },
+    });
+    faults.hold();
+    // Far more than the mirror's backlog, both sockets and the window take together.
+    for (let index = 0; index < 256; index += 1) {
+      await pair.write((index % 32) * MIB, randomBytes(MIB - 512), index % 50 === 0);
+      expect(pair.link.window.used).toBeLessThanOrEqual(windowSize + 64 * KIB);
+      expect(pair.link.spool.used).toBeLessThanOrEqual(spoolSize);
+    }
+    await pair.primary!.volume.flush();
+    await pair.until('no longer streaming', () => pair.link.state !== 'streaming');
+    expect(pair.link.markedSize > 0).toBe(spoolSize === 0);
+    expect(faults.heldCount).toBeGreaterThan(0);
+    expect(pair.mirror!.status().exports[0]!.lag!.bytes).toBeLessThan(40 * MIB);
+    faults.release();
+    await pair.untilInStep(40_000);
+    pair.expectIdentical();
+    expect(pair.link.lastRescan?.scope).toBe(spoolSize === 0 ? 'marked' : 'everything');
+  },
+);
 
 test('a half-open link: both sides notice within the timeout, reconnect, and nothing is lost', async () => {
   const { log, lines } = memoryLog();

@@ -64,7 +64,7 @@ class MemoryPair {
       stayCount: () => Math.max(replica.marks.count, replica.stagedRun.uncommittedCount),
       locallyDurable: () => ledger.locallyDurable,
       syncFailed: () => ledger.syncFailed,
-      syncLocal: () => ledger.sync(async () => void (await local.volume.flush())),
+      syncLocal: () => ledger.sync(async () => local.volume.flush()),
       isFree: (offset, length) => local.lock.isFree(offset, length),
     });
     this.link = new MirrorLink(
