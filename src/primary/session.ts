@@ -116,6 +116,8 @@ export class PrimarySession {
   /** The window has something to send. */
   appended(): void {
     this.#sender.schedule();
+    // A mirror that hangs acknowledges nothing: what it lacks shows here.
+    if (this.#streaming) this.#judge();
   }
 
   /** A merged part of the backlog is next, or may be. */
@@ -256,18 +258,18 @@ export class PrimarySession {
   /** Streaming or catching up, by how full the window is. */
   #judge(): void {
     if (this.#rescan !== undefined || this.#staged) return;
-    const nowMs = this.#world.clock.nowMs();
     const { unappliedSize, limit } = this.#replica.window;
     const { isInWindow } = this.#replica.backlog;
     if (this.#streaming) {
-      const near = isInWindow && unappliedSize <= limit * LAGGING_SHARE;
-      if (near || nowMs - this.#streamingMs < DWELL_MS) return;
+      if (isInWindow && unappliedSize <= limit * LAGGING_SHARE) return;
+      const nowMs = this.#world.clock.nowMs();
+      if (nowMs - this.#streamingMs < DWELL_MS) return;
       this.#streaming = false;
       this.#streamingMs = nowMs;
       this.#events.state('lagging');
     } else if (isInWindow && unappliedSize <= limit * CAUGHT_UP_SHARE) {
       this.#streaming = true;
-      this.#streamingMs = nowMs;
+      this.#streamingMs = this.#world.clock.nowMs();
       this.#events.state('caught-up');
     }
   }

@@ -35,6 +35,19 @@ export function hookDisk(pair: Pair, path: string, hook: DiskHook): void {
   });
 }
 
+/** Calls `hook` before each such call to what is staged beside the image at `path`, in staged runs from now on. */
+export function hookStaging(pair: Pair, path: string, hook: DiskHook): void {
+  const { files } = pair.world;
+  const { openState } = files;
+  files.openState = async (opened) => {
+    const disk = await openState.call(files, opened);
+    return opened === `${path}.twin/staging/data` ? hooked(disk, hook) : disk;
+  };
+  onTestFinished(() => {
+    files.openState = openState;
+  });
+}
+
 function hooked(disk: Disk, hook: DiskHook): Disk {
   const read = disk.read.bind(disk);
   const write = disk.write.bind(disk);

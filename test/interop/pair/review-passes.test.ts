@@ -4,7 +4,7 @@ import { copyFileSync, readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { Pair } from '../../support/pair.ts';
-import { Gate, hookDisk, hookScans, LeapingClock, overlaps } from '../../support/pair-hooks.ts';
+import { Gate, hookScans, hookStaging, LeapingClock, overlaps } from '../../support/pair-hooks.ts';
 
 /** Longer than the time between the checkpoints of a rescan. */
 const CHECKPOINT_DUE_MS = 6_000;
@@ -19,10 +19,11 @@ async function markEverySecondRegion(pair: Pair): Promise<void> {
 }
 
 test('a write that reaches into a region still to be compared takes later ones inside it along, in order', async () => {
-  const pair = await Pair.make({ size: 64 * MIB, primary: { windowSize: MIB } });
+  const pair = await Pair.make({ size: 64 * MIB, primary: { windowSize: MIB, spoolSize: 0 } });
   const border = 20 * MIB;
   const late = new Gate();
-  hookDisk(pair, pair.imagePath, (call, offset) =>
+  // In a rescan it is not the image that is written, but what is staged beside it, at the same offsets.
+  hookStaging(pair, pair.imagePath, (call, offset) =>
     call === 'write' && offset === border - 4096 ? late.passed : undefined,
   );
   await pair.startMirror();
@@ -54,7 +55,7 @@ test('a write that reaches into a region still to be compared takes later ones i
 });
 
 test('a write to a region still to be compared is left to the comparison and takes no room in the window', async () => {
-  const pair = await Pair.inStep({ size: 64 * MIB, primary: { windowSize: MIB } });
+  const pair = await Pair.inStep({ size: 64 * MIB, primary: { windowSize: MIB, spoolSize: 0 } });
   await markEverySecondRegion(pair);
   const compared = new Gate();
   let asked = 0;
@@ -74,7 +75,7 @@ test('a write to a region still to be compared is left to the comparison and tak
 });
 
 test('a rescan of marks that is cut short before its first checkpoint is one of marks the next time', async () => {
-  const pair = await Pair.inStep({ size: 64 * MIB, primary: { windowSize: MIB } });
+  const pair = await Pair.inStep({ size: 64 * MIB, primary: { windowSize: MIB, spoolSize: 0 } });
   await markEverySecondRegion(pair);
   const compared = new Gate();
   let asked = 0;

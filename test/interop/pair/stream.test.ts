@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { expect, test } from 'vitest';
-import { KIB, MIB } from '../../../src/base/units.ts';
+import { GIB, KIB, MIB } from '../../../src/base/units.ts';
 import { Pair, writeRandomly } from '../../support/pair.ts';
 
 test('a new mirror is seeded and then streams', async () => {
@@ -52,8 +52,21 @@ test('a short break: the stream goes on where it was, without a rescan', async (
   expect(pair.link.lastRescan?.scope).toBe('everything');
 });
 
-test('a long break: the window overruns and a rescan of what is marked follows', async () => {
+test('a long break: what the window cannot hold waits in the spool, and the stream goes on where it was', async () => {
   const pair = await Pair.inStep({ primary: { windowSize: MIB } });
+  pair.proxy.cut();
+  for (let index = 0; index < 16; index += 1) await pair.write(index * MIB, randomBytes(512 * KIB));
+  expect(pair.link).toMatchObject({ markedSize: 0, spool: { rung: 'spool' } });
+  expect(pair.link.spool.used).toBeGreaterThan(6 * MIB);
+  pair.proxy.restore();
+  await pair.untilInStep();
+  pair.expectIdentical();
+  expect(pair.link.lastRescan?.scope).toBe('everything');
+  await pair.until('nothing waits in the spool', () => pair.link.spool.rung === 'window');
+});
+
+test('a long break without a spool: the window overruns and a rescan of what is marked follows', async () => {
+  const pair = await Pair.inStep({ primary: { windowSize: MIB, spoolSize: 0 } });
   pair.proxy.cut();
   for (let index = 0; index < 8; index += 1) await pair.write(index * MIB, randomBytes(256 * KIB));
   expect(pair.link.markedSize).toBeGreaterThan(0);
@@ -63,26 +76,51 @@ test('a long break: the window overruns and a rescan of what is marked follows',
   expect(pair.link.lastRescan?.scope).toBe('marked');
 });
 
-test('clients write on through breaks, overruns and rescans: the images end up identical', async () => {
-  const pair = await Pair.inStep({ primary: { windowSize: 2 * MIB } });
-  const writer = writeRandomly(pair, 3);
-  for (let round = 0; round < 12; round += 1) {
-    await new Promise((resolve) => setTimeout(resolve, 30 + (round % 4) * 100));
-    if (round % 3 === 2) {
-      pair.proxy.cut();
-      await new Promise((resolve) => setTimeout(resolve, 150));
-      pair.proxy.restore();
-    } else {
-      pair.proxy.drop();
+test.each([
+  ['breaks, overruns and rescans', 0],
+  ['breaks, merged parts, overruns and rescans', 2 * MIB],
+  ['breaks and the spool', GIB],
+])(
+  'clients write on through %s: the mirror is consistent all along, and the images end up identical',
+  async (_what, spoolSize) => {
+    const pair = await Pair.inStep({ primary: { windowSize: 2 * MIB, spoolSize } });
+    const writer = writeRandomly(pair, 3);
+    for (let round = 0; round < 12; round += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 30 + (round % 4) * 100));
+      if (round % 3 === 2) {
+        pair.proxy.cut();
+        await new Promise((resolve) => setTimeout(resolve, 150));
+        pair.proxy.restore();
+      } else {
+        pair.proxy.drop();
+      }
+      expect(pair.mirror!.status().exports[0]).toMatchObject({ consistent: true });
     }
+    await writer.stop();
+    await pair.untilInStep();
+    pair.expectIdentical();
+  },
+);
+
+test('a link slower than the writes never blocks a client, with a spool in which rewritten blocks count once', async () => {
+  const pair = await Pair.inStep({ primary: { windowSize: MIB, spoolSize: 12 * MIB } });
+  pair.proxy.rate = 512 * KIB;
+  // 32 MiB of writes to 2 MiB of the disk.
+  for (let index = 0; index < 128; index += 1) {
+    await pair.write((index % 8) * 256 * KIB, randomBytes(256 * KIB));
+    // As fast as the spool's disk: what clients write beyond that is a matter of another test.
+    await pair.until('written', () => pair.link.spool.used < 8 * MIB);
   }
-  await writer.stop();
-  await pair.untilInStep();
+  expect(pair.link).toMatchObject({ markedSize: 0, spool: { rung: 'merged' } });
+  expect(pair.link.lag.bytes).toBeLessThan(8 * MIB);
+  pair.proxy.rate = undefined;
+  await pair.untilInStep(40_000);
   pair.expectIdentical();
+  expect(pair.link.lastRescan?.scope).toBe('everything');
 });
 
-test('a link slower than the writes never blocks a client', async () => {
-  const pair = await Pair.inStep({ primary: { windowSize: MIB } });
+test('a link slower than the writes never blocks a client, without a spool', async () => {
+  const pair = await Pair.inStep({ primary: { windowSize: MIB, spoolSize: 0 } });
   pair.proxy.rate = 512 * KIB;
   for (let index = 0; index < 64; index += 1) await pair.write((index % 16) * MIB, randomBytes(256 * KIB));
   expect(['behind', 'offline', 'connecting', 'negotiating', 'queued', 'rescan']).toContain(pair.link.state);

@@ -1,8 +1,8 @@
 /** Links and mirrors that hang instead of failing. */
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { expect, test } from 'vitest';
-import { KIB, MIB } from '../../../src/base/units.ts';
+import { expect, onTestFinished, test } from 'vitest';
+import { GIB, KIB, MIB } from '../../../src/base/units.ts';
 import { encodeFrame, FrameType } from '../../../src/link/frame.ts';
 import { encodeHello } from '../../../src/link/messages.ts';
 import { Faults, faultyFiles } from '../../support/faulty-files.ts';
@@ -10,7 +10,7 @@ import { memoryLog } from '../../support/memory-log.ts';
 import { Pair, writeRandomly } from '../../support/pair.ts';
 import { beginSession, RawPeer, someHello } from '../../support/raw-link.ts';
 
-test.each([0, 96 * MIB])(
+test.each([0, GIB])(
   'a mirror that stops reading but answers pings blocks no client and costs no more memory than the window; it recovers when it reads again (spool: %i)',
   async (spoolSize) => {
     const faults = new Faults();
@@ -21,11 +21,14 @@ test.each([0, 96 * MIB])(
       mirrorWorld: { files: faultyFiles(faults) },
     });
     faults.hold();
+    onTestFinished(() => faults.release());
     // Far more than the mirror's backlog, both sockets and the window take together.
     for (let index = 0; index < 256; index += 1) {
       await pair.write((index % 32) * MIB, randomBytes(MIB - 512), index % 50 === 0);
       expect(pair.link.window.used).toBeLessThanOrEqual(windowSize + 64 * KIB);
       expect(pair.link.spool.used).toBeLessThanOrEqual(spoolSize);
+      // Not faster than the disks: what the spool has not written yet has a limit, too.
+      if (index % 8 === 7) await pair.primary!.volume.flush();
     }
     await pair.primary!.volume.flush();
     await pair.until('no longer streaming', () => pair.link.state !== 'streaming');
