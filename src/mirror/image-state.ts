@@ -43,23 +43,30 @@ export type RecordedPosition = Partial<Lineage> & { readonly recorded: number; r
 export class ImageState {
   readonly #world: World;
   readonly #file: StateFile<MirrorState>;
-  /** What the state file holds once the writes under way are done. Patches are facts, so merging them is safe. */
-  #state: MirrorState;
+  /** Patches are facts, so they are merged in turn. Never rejects. */
+  #writing: Promise<void> = Promise.resolve();
+  /** The last write failed: the medium may hold it all the same. */
+  #doubtful = false;
 
   constructor(world: World, file: StateFile<MirrorState>) {
     this.#world = world;
     this.#file = file;
-    this.#state = file.state;
   }
 
+  /** What was written last, durably. What could not be written is nowhere, so that nobody takes it for done. */
   get now(): MirrorState {
-    return this.#state;
+    return this.#file.state;
   }
 
-  /** Durable on return. */
-  async patch(patch: Partial<MirrorState>): Promise<void> {
-    this.#state = { ...this.#state, ...patch };
-    await this.#file.write(this.#state);
+  /** Durable on return. After a failure the state is what it was, and the medium may hold either. */
+  patch(patch: Partial<MirrorState>): Promise<void> {
+    const written = this.#writing.then(async () => {
+      this.#doubtful = true;
+      await this.#file.write({ ...this.now, ...patch });
+      this.#doubtful = false;
+    });
+    this.#writing = written.catch(() => undefined);
+    return written;
   }
 
   /** Durable on return: the image is there now. */
@@ -67,7 +74,14 @@ export class ImageState {
     return this.patch({ ...position, ...more, recordedAtMs: this.#world.clock.wallMs() });
   }
 
-  close(): Promise<void> {
-    return this.#file.close();
+  /** On return the medium holds what `now` says, and nothing of a write that failed. */
+  async ensure(): Promise<void> {
+    await this.#writing;
+    if (this.#doubtful) await this.patch({});
+  }
+
+  async close(): Promise<void> {
+    await this.#writing;
+    await this.#file.close();
   }
 }

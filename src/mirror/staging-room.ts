@@ -40,6 +40,8 @@ export async function makeStaging(
   position: StagedPosition,
 ): Promise<Staging> {
   const { files } = parts.world;
+  // After a crash the run is known by the state that it lies over.
+  await parts.state.ensure();
   // An id may come twice; the copy of the one before must not be taken for that of this one.
   if (parts.state.now.copiedId.equals(id)) await parts.state.patch({ copiedId: NO_ID });
   const directory = stagingDirectory(parts.disk.path);
