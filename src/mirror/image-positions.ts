@@ -44,6 +44,11 @@ export class ImagePositions {
     return this.#exact;
   }
 
+  /** True when nothing beyond `recorded` can be in the image: who opens it next may go on there. */
+  get exactAsRecorded(): boolean {
+    return this.#exact && this.#applied === this.#recorded;
+  }
+
   /** The cache may hold what the medium lost: a sync failed, or the last stop was not clean. */
   get cacheLies(): boolean {
     return this.#cacheLies;

@@ -278,8 +278,8 @@ export class MirrorImage {
     const began = this.#session !== undefined;
     this.#session = undefined;
     if (run === undefined) {
-      // Without a session the position is as old as it was.
-      if (sound && began) await this.#direct.record();
+      // A position that nothing was added to, or that a failure took back, is as old as it was.
+      if (this.#direct.unrecorded || (sound && began)) await this.#direct.record();
       return;
     }
     this.#outOfRoom ||= run.outOfRoom;
@@ -320,7 +320,7 @@ export class MirrorImage {
       if (this.committing) return;
       // The cache outlives this process, and with it what a failed sync has left there. Where the image is exact and
       // consistent the primary has sent that again.
-      const clean = positions.exact && (this.state.consistent || !positions.cacheLies);
+      const clean = positions.exactAsRecorded && (this.state.consistent || !positions.cacheLies);
       await state.patch({ clean, identity: await this.disk.identity() });
       world.points.reached('mirror-clean-recorded');
     } finally {

@@ -503,6 +503,40 @@ describe('the clean stop of an image', () => {
     expect((await reopen(world))!.exact).toBe(false);
   });
 
+  it('after a session that failed beside the disk is where the image is, and not behind what it holds', async () => {
+    for (const close of [true, false]) {
+      const { world, image } = await imageInStep();
+      await image.target.write(Buffer.alloc(4096, 7), 0);
+      image.target.setApplied(1);
+      await image.target.record();
+      await image.target.write(Buffer.alloc(4096, 8), 0);
+      image.target.setApplied(2);
+      // A digest could not be read, or a frame made no sense.
+      await image.sessionEnded(false);
+      if (close) await image.close();
+      const again = await powerLoss(world);
+      expect([again.recorded, again.exact]).toEqual([2, close]);
+      expect(world.files.file(IMAGE).disk.content()[0]).toBe(8);
+    }
+  });
+
+  it('writes down what was applied where the end of the session could not', async () => {
+    const { world, image } = await imageInStep();
+    await image.target.write(Buffer.alloc(4096, 8), 0);
+    image.target.setApplied(1);
+    const state = world.files.file(STATE).disk;
+    state.hook = (call) => {
+      // Once: that of the session. The next succeeds.
+      if (call !== 'write') return undefined;
+      state.hook = undefined;
+      return Promise.reject(new Failure('io-error', 'injected'));
+    };
+    await expect(image.sessionEnded(true)).rejects.toEqual(failed('io-error'));
+    await image.close();
+    const again = await powerLoss(world);
+    expect([again.recorded, again.exact]).toEqual([1, true]);
+  });
+
   it('closes everything even when the last sync fails', async () => {
     const { world, image, disk } = await imageInStep();
     image.target.setApplied(3);
