@@ -21,8 +21,8 @@ import type { Shared } from './shared.ts';
 import { logOf, MIRROR_ADDRESS, pickFate, RETRY, TIMING, TLS } from './shared.ts';
 import type { StoredFile } from './stored-file.ts';
 
-export const DISK_PATH = '/disks/disk.img';
-export const STATE_DIRECTORY = `${DISK_PATH}.twin`;
+const DISK_PATH = '/disks/disk.img';
+const STATE_DIRECTORY = `${DISK_PATH}.twin`;
 export const EXPORT_NAME = 'disk';
 
 /** Patience of the modes with a mirror that is away. */

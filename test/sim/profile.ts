@@ -7,7 +7,7 @@ import type { Mode, OnMirrorLoss } from '../../src/base/mode.ts';
 import { KIB, MIB } from '../../src/base/units.ts';
 import type { SeededRandom } from './random.ts';
 
-export const MISFORTUNES = [
+const MISFORTUNES = [
   'primary-killed',
   'primary-power',
   'primary-stopped',

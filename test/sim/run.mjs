@@ -14,7 +14,7 @@ import { build, createServer } from 'vite';
 const HERE = dirname(fileURLToPath(import.meta.url));
 const ROOT = dirname(dirname(HERE));
 /** Seeds that a planted bug may take. */
-const SEEDS_MAX = 2000;
+const SEEDS_MAX = 300;
 
 /** @typedef {import('./planted-bugs.ts').PlantedBug} PlantedBug */
 

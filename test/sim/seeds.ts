@@ -1,0 +1,21 @@
+/** Seeds that found something once, with what it was. They are lived again by every run of the tests. */
+
+export interface KnownSeed {
+  readonly seed: number;
+  readonly steps: number;
+  readonly note: string;
+}
+
+export const KNOWN_SEEDS: readonly KnownSeed[] = [
+  {
+    seed: 300,
+    steps: 15_000,
+    note: 'the state of a primary without a whole record: its newest slot was never durable',
+  },
+  { seed: 2082, steps: 15_000, note: 'a bad block under a staged run ended the process of the mirror' },
+  {
+    seed: 2008,
+    steps: 15_000,
+    note: 'time stood still: a timer that fired a rounding error too early set itself again',
+  },
+];
