@@ -98,6 +98,14 @@ export class DirectTarget implements Target {
     positions.synced(applied);
   }
 
+  /** After a sync: what is read from now on is what the medium holds, not what a failed sync has left in the cache. */
+  async dropLies(): Promise<void> {
+    const { positions, disk } = this.#parts;
+    if (!positions.cacheLies) return;
+    await disk.dropCache();
+    positions.cacheDropped();
+  }
+
   /** Failure: `image-missing`, and those of the disk. */
   async record(): Promise<void> {
     const { positions, state, world } = this.#parts;

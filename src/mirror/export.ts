@@ -30,7 +30,7 @@ import { asMirrorFailure } from './mirror-failure.ts';
 import { imagePath } from './open-image.ts';
 import { type RecoverReport, reportOf } from './recover.ts';
 import { MirrorSession } from './session.ts';
-import { NOWHERE, objectionTo } from './session-start.ts';
+import { NOWHERE, objectionTo, offered } from './session-start.ts';
 import type { MirrorExportStatus } from './status.ts';
 
 /** A cloned primary gets this long to lose against the one that is connected. */
@@ -275,7 +275,7 @@ export class MirrorExport {
   async #negotiate(channel: Channel, hello: Hello, queued: (leave: () => void) => void): Promise<Begin> {
     const image = this.#image;
     const position = image?.positionFor(hello) ?? NOWHERE;
-    const run = image?.run;
+    const run = offered(image?.run, hello.size);
     channel.send([
       encodeWelcome({
         version: Math.min(VERSION_MAX, hello.versionMax),

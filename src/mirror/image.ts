@@ -38,7 +38,7 @@ import {
   openImageFiles,
 } from './open-image.ts';
 import { completed, factsOf, type SessionFacts } from './session-facts.ts';
-import { goesOnWith, type ImagePosition, isFollowed, positionSeenBy } from './session-start.ts';
+import { goesOnWith, type ImagePosition, isFollowed, isNamed, positionSeenBy } from './session-start.ts';
 import { StagedRun } from './staged-run.ts';
 import { stagingDirectory, stagingRoom } from './staging-room.ts';
 import type { Target } from './target.ts';
@@ -341,7 +341,7 @@ export class MirrorImage {
     await this.dropRun();
     if (hello.size > this.disk.size) await this.disk.resize(hello.size);
     await this.#direct.sync();
-    await this.#dropLies();
+    await this.#direct.dropLies();
     const known = isFollowed(relate(hello, this.state, this.applied)) && begin.sequence >= this.applied;
     // Where the run is known the number stays: an older copy of this image still has an older one.
     await this.#direct.seed(descent, begin.sequence, known ? this.state.checkpoint : 0);
@@ -352,9 +352,10 @@ export class MirrorImage {
     if (positions.recorded < positions.applied) await this.#direct.record();
     else await this.#direct.sync();
     // What a digest reads must be what the medium holds, not what a failed sync has left in the cache.
-    if (begin.kind === BeginKind.RESCAN) await this.#dropLies();
+    if (begin.kind === BeginKind.RESCAN) await this.#direct.dropLies();
     const run = this.#run;
-    if (run !== undefined && goesOnWith(run, begin) && run.size === hello.size) {
+    if (isNamed(run, begin)) {
+      assert(goesOnWith(run, begin, hello.size), 'who names a staged run may go on with it');
       run.setApplied(begin.sequence);
       this.#join(run, session);
       return;
@@ -373,12 +374,6 @@ export class MirrorImage {
   #join(run: StagedRun, session: SessionFacts): void {
     const mapVersion = () => (session.comparing ? session.mapVersion : this.state.mapVersion);
     run.join({ ...session.descent, mapVersion });
-  }
-
-  async #dropLies(): Promise<void> {
-    if (!this.#parts.positions.cacheLies) return;
-    await this.disk.dropCache();
-    this.#parts.positions.cacheDropped();
   }
 
   async #recordMapVersion(mapVersion: number): Promise<void> {

@@ -41,10 +41,17 @@ export function positionSeenBy(hello: Hello, position: ImagePosition): ImagePosi
   return { ...NOWHERE, consistent };
 }
 
-/** What matters of an image for a BEGIN. */
+/** What matters of an image and its staged run for a BEGIN. */
 interface BeginImage {
   readonly disk: { readonly size: number };
-  readonly run: Pick<StagedRun, 'resumable' | 'id' | 'applied' | 'staged'> | undefined;
+  readonly run: HeldRun | undefined;
+}
+
+type HeldRun = Pick<StagedRun, 'resumable' | 'id' | 'size' | 'applied' | 'staged'>;
+
+/** The staged run that a primary with a disk of that size is offered, and no other: all that was staged is durable. */
+export function offered<Run extends HeldRun>(run: Run | undefined, size: number): Run | undefined {
+  return run?.resumable === true && run.applied === run.staged && run.size === size ? run : undefined;
 }
 
 /** Why a session must not begin so: where the image is not, or destroying what it is. Undefined when it may. */
@@ -58,12 +65,15 @@ export function objectionTo(
     return position.consistent ? 'a seeding over an image that is consistent' : undefined;
   }
   if (image === undefined) return 'an image that is not there has to be seeded';
+  const named = isNamed(image.run, begin);
+  const goesOn = named && goesOnWith(image.run, begin, hello.size);
+  // Who names a run relies on what is in it: it must not be begun empty.
+  if (named && !goesOn) return 'a staged run that the mirror does not hold so';
   const followed = isFollowed(relate(hello, position, position.resumeAfter));
   if (begin.kind === BeginKind.RESCAN) {
     const behind = followed && begin.sequence < position.resumeAfter;
     return behind ? 'a rescan behind the position of the image' : undefined;
   }
-  const goesOn = isStaged(begin.kind) && image.run !== undefined && goesOnWith(image.run, begin);
   const there = begin.sequence === position.resumeAfter || goesOn;
   if (!followed || !position.consistent || !there || image.disk.size !== hello.size)
     return 'a catch-up from a position that the image does not have';
@@ -72,11 +82,17 @@ export function objectionTo(
   return undefined;
 }
 
+/** True when a session names that run, to go on with it. */
+export function isNamed<Run extends HeldRun>(run: Run | undefined, begin: Begin): run is Run {
+  return isStaged(begin.kind) && run?.id.equals(begin.stagingId) === true;
+}
+
 /**
- * True when that is the run that a session wants to go on with, as it is durably. A rescan may go on from a later place
- * of the stream: what the stream leaves out then is still to be compared.
+ * True when a session may go on with the run that it names, as it is durably. A rescan may go on from a later place of the
+ * stream: what the stream leaves out then is still to be compared.
  */
-export function goesOnWith(run: Pick<StagedRun, 'resumable' | 'id' | 'applied' | 'staged'>, begin: Begin): boolean {
-  if (!run.resumable || !run.id.equals(begin.stagingId) || run.applied !== run.staged) return false;
-  return begin.kind === BeginKind.RESCAN ? begin.sequence >= run.staged : begin.sequence === run.staged;
+export function goesOnWith(run: HeldRun | undefined, begin: Begin, size: number): boolean {
+  const held = offered(run, size);
+  if (held === undefined) return false;
+  return begin.kind === BeginKind.RESCAN ? begin.sequence >= held.staged : begin.sequence === held.staged;
 }

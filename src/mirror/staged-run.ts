@@ -154,9 +154,9 @@ export class StagedRun implements Target {
     return this.#outOfRoom;
   }
 
-  /** A later session can go on with it. */
+  /** A later session can go on with it, once it is recorded. */
   get resumable(): boolean {
-    return !this.#broken && this.#staging !== undefined && !this.committed;
+    return !this.#broken && this.#staging !== undefined && this.#full === undefined && !this.committed;
   }
 
   get status(): StagedStatus {

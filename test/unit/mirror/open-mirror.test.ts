@@ -374,6 +374,15 @@ describe('a staged run in a session', () => {
         await mirror.close();
         await running({ world });
       }
+      const rude = await Scripted.hello(world);
+      await rude.welcome();
+      rude.requestRescan();
+      while ((await rude.place()) > 0);
+      // What it relies on is not what is held: that is kept for who asks rightly.
+      await expect(rude.begin(beginning('RESCAN', 1))).rejects.toEqual(
+        expect.objectContaining({ code: 'frame-invalid' }),
+      );
+      await turns();
       const next = await Scripted.hello(world);
       expect(await next.welcome()).toMatchObject({
         resumeAfter: 1,

@@ -6,6 +6,7 @@ import { silentLog } from '../../../src/base/log.ts';
 import { POINT_NAMES, type PointName } from '../../../src/io/points.ts';
 import { MirrorImage } from '../../../src/mirror/image.ts';
 import { DEFAULT_STAGING, type StagingRules } from '../../../src/mirror/image-state.ts';
+import { objectionTo, offered } from '../../../src/mirror/session-start.ts';
 import { MIRROR_STATE, type MirrorState } from '../../../src/store/mirror-state.ts';
 import { decodeSlot, SLOT_SIZE } from '../../../src/store/record-file.ts';
 import { type MemoryWorld, memoryWorld, turns } from '../../support/memory-world.ts';
@@ -159,11 +160,10 @@ describe('a staged run', () => {
 });
 
 describe('a staged run whose session is lost', () => {
-  it('is gone on with by the one that names it and its position, and nobody else', async () => {
+  it('is gone on with by the one that names it, and dropped for any other', async () => {
     for (const [id, sequence, kept] of [
       [4, 10, true],
       [4, 11, true],
-      [4, 9, false],
       [5, 10, false],
     ] as const) {
       const world = memoryWorld();
@@ -171,11 +171,72 @@ describe('a staged run whose session is lost', () => {
       await image.begin(HELLO, beginning('RESCAN', 7));
       await stageAll(image);
       await image.sessionEnded(true);
-      expect([image.run?.staged, image.recorded]).toEqual([10, 7]);
+      expect([offered(image.run, SIZE)?.staged, image.recorded]).toEqual([10, 7]);
       await image.begin(HELLO, { ...beginning('RESCAN', sequence), stagingId: Buffer.alloc(16, id) });
       expect(image.run?.stagedSize).toBe(kept ? 4796 : 0);
       await image.complete(5, 12);
       expect(durable(world).equals(kept ? NEW : OLD)).toBe(true);
+    }
+  });
+
+  it('is never begun empty for a primary that goes on with it', async () => {
+    const image = await imageAt7();
+    await image.begin(HELLO, beginning('CATCH_UP_STAGED', 7));
+    await stageAll(image);
+    await image.sessionEnded(true);
+    const position = image.positionFor(HELLO);
+    const objection = (kind: 'RESCAN' | 'CATCH_UP_STAGED', sequence: number, id = 4, size = SIZE) => {
+      const begin = { ...beginning(kind, sequence), stagingId: Buffer.alloc(16, id) };
+      return objectionTo(begin, { ...HELLO, size }, image, position);
+    };
+    expect([objection('RESCAN', 10), objection('RESCAN', 11), objection('CATCH_UP_STAGED', 10)]).toEqual([
+      undefined,
+      undefined,
+      undefined,
+    ]);
+    // A new run is begun where the image is; this one is not there.
+    expect([objection('RESCAN', 9, 5), objection('CATCH_UP_STAGED', 7, 5)]).toEqual([undefined, undefined]);
+    const refused = 'a staged run that the mirror does not hold so';
+    expect([objection('RESCAN', 9), objection('CATCH_UP_STAGED', 11), objection('CATCH_UP_STAGED', 7)]).toEqual([
+      refused,
+      refused,
+      refused,
+    ]);
+    // One that was begun for a disk of another size is not offered either.
+    expect(objection('RESCAN', 10, 4, SIZE + 512)).toBe(refused);
+    expect(offered(image.run, SIZE + 512)).toBeUndefined();
+    await expect(image.begin(HELLO, beginning('RESCAN', 9))).rejects.toThrow(AssertionFailed);
+  });
+
+  it('is not kept where the last of it found no room: what a primary is offered is all there', async () => {
+    for (const found of ['before the link was lost', 'when it was']) {
+      const world = memoryWorld();
+      const image = await imageAt7(world, CONTINUE);
+      await image.begin(HELLO, beginning('RESCAN', 7));
+      // A repair, durable: the primary takes it for done. Then an operation of the stream.
+      await image.target.write(Buffer.alloc(4096, 2), 0);
+      await image.target.checkpoint(5, 7);
+      await image.target.write(Buffer.alloc(4096, 9), 8192);
+      image.target.setApplied(8);
+      const log = world.files.file(LOG).disk;
+      failing(log, 'write', 'no-space');
+      if (found === 'before the link was lost') await image.target.record();
+      await image.sessionEnded(true);
+      log.hook = undefined;
+      expect([offered(image.run, SIZE), image.run, await world.files.exists(LOG)]).toEqual([
+        undefined,
+        undefined,
+        undefined,
+      ]);
+      expect([image.consistent, image.exact, image.recorded, durable(world).equals(OLD)]).toEqual([
+        true,
+        true,
+        7,
+        true,
+      ]);
+      // The next one has its net.
+      await image.begin(HELLO, { ...beginning('RESCAN', 8), stagingId: Buffer.alloc(16, 5) });
+      expect([image.run?.status.through, image.consistent]).toEqual([false, true]);
     }
   });
 
