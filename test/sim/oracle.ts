@@ -111,6 +111,8 @@ export class Oracle {
    * shows what the medium holds.
    */
   #recover(medium: Medium, settled: boolean): Promise<RecoverReport | undefined> {
+    // Whoever recovers an image of a full disk makes room first: it says so.
+    medium.capacity = Number.POSITIVE_INFINITY;
     return inSideWorld(medium, async (world) => {
       try {
         const promised = await recoverImage(world, silentLog, IMAGE_PATH, true);
