@@ -32,8 +32,6 @@ export class Ledger {
   /** Nothing: what was there before this process may be in the kernel's cache alone. */
   #locallyDurable = -1;
   #syncFailed = false;
-  /** Times that the content of the disk changed without a sequence. */
-  #unsequencedCount = 0;
 
   /**
    * `started`: the clean flag is clear already, as after an unclean stop. `regions`: where marks are made durable, and
@@ -107,15 +105,13 @@ export class Ledger {
   /** Syncs the local disk by `flush`, whose failure it passes on, and remembers what that made durable. */
   async sync(flush: () => Promise<void>): Promise<void> {
     const sequence = this.#sequence;
-    const unsequencedCount = this.#unsequencedCount;
     try {
       await flush();
     } catch (error) {
       this.#syncFailed = true;
       throw error;
     }
-    if (unsequencedCount === this.#unsequencedCount && !this.#syncFailed)
-      this.#locallyDurable = Math.max(this.#locallyDurable, sequence);
+    if (!this.#syncFailed) this.#locallyDurable = Math.max(this.#locallyDurable, sequence);
   }
 
   /** Durable on return. When it fails nothing has been mutated; a later call tries again. */
@@ -154,11 +150,11 @@ export class Ledger {
 
   /** A range whose content is no longer known and too large to read back now: a rescan will settle it. */
   uncertain(offset: number, length: number): void {
-    // Only a sync from here on covers what the range holds now, as if its last operation had been the very last.
-    this.#unsequencedCount += 1;
-    this.#locallyDurable = Math.min(this.#locallyDurable, this.#sequence - 1);
+    // The content has changed: it gets a sequence, though no operation carries it. A sync that is under way does not
+    // cover it, and a mirror that stands before it is not where this disk is.
+    this.#sequence += 1;
     this.#regionSequences?.note(offset, length, this.#sequence);
-    for (const replica of this.#replicas) replica.uncertain(offset, length);
+    for (const replica of this.#replicas) replica.uncertain(this.#sequence, offset, length);
   }
 
   /** Extents that some mirror does not have durably. */

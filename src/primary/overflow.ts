@@ -290,7 +290,9 @@ export class Overflow {
       // After a restart the mirror may be further than what was kept.
       if (sequence <= window.baseSequence) continue;
       if (sequence <= this.#resumedAfter) {
-        window.pushApplied(code, flags, sequence, offset, length, data, atMs);
+        // What the session has put there since stands behind it: if the mirror should come back from before, it is compared.
+        if (window.hasUnsent) window.forget(sequence);
+        else window.pushApplied(code, flags, sequence, offset, length, data, atMs);
       } else if (code === FrameType.BARRIER) window.pushBarrier(sequence, atMs);
       else window.push(code, flags, sequence, offset, length, data, false, atMs);
     }

@@ -48,6 +48,11 @@ export class Replica {
   #sequence: number;
   #sentMax: number;
   #passOverruns = 0;
+  /**
+   * The last change that is in no stream, only in marks. A repair of it must not stand in front of an older operation on
+   * the same place, which the spool may still hold: no pass begins before the stream has got past it.
+   */
+  #leftOutThrough = 0;
   readonly #stagedRun: StagedRun;
   /** What the mirror's image is known to have recorded. */
   #recorded: number;
@@ -159,13 +164,17 @@ export class Replica {
   }
 
   /**
-   * A FLUSH: everything up to here ends an epoch. Nothing to say while comparing: what the mirror gets then reaches the
-   * image all at once, or an image that is not consistent anyway.
+   * A FLUSH: everything up to here ends an epoch. Nothing to say while comparing, as long as what completes that will
+   * stand behind it: then it reaches the image all at once, or an image that is not consistent anyway.
    */
   barrier(): void {
-    if (!this.#keeping || this.#comparing) return;
+    if (!this.#keeping || (this.#comparing && this.backlog.isInWindow)) return;
     if (this.backlog.barrier(this.#sequence, this.#clock.nowMs())) {
       this.#events.appended();
+      return;
+    }
+    if (this.#comparing) {
+      this.#leaveOut();
       return;
     }
     // What follows must not be taken for the same epoch.
@@ -173,7 +182,9 @@ export class Replica {
   }
 
   /** A range may differ in a way that no operation tells: it is compared. */
-  uncertain(offset: number, length: number): void {
+  uncertain(sequence: number, offset: number, length: number): void {
+    assert(sequence === this.#sequence + 1, 'sequences have no gaps');
+    this.#sequence = sequence;
     this.#overrun(offset, length);
   }
 
@@ -262,6 +273,11 @@ export class Replica {
     this.marks.startAt(position ?? after, checkpoint);
     this.#beginComparing();
     return after;
+  }
+
+  /** The last change that only marks tell of: a pass begins when the stream `isPast` it. */
+  get leftOutThrough(): number {
+    return this.#leftOutThrough;
   }
 
   /** A merged part goes out from now on: as a staged run of its own, or within the comparison. */
@@ -364,7 +380,8 @@ export class Replica {
 
   #beginSession(): void {
     this.#inSession = true;
-    this.mapChanged(this.regions.version);
+    // Its first frame says so, in front of all that is kept: what waits there may rely on it.
+    this.regions.told(this.regions.version);
   }
 
   #beginComparing(): void {
@@ -389,10 +406,13 @@ export class Replica {
 
   #overrun(offset: number, length: number): void {
     this.marks.mark(offset, length);
-    if (this.#comparing) {
-      this.#passOverruns += 1;
-      return;
-    }
-    this.loseOrder();
+    if (this.#comparing) this.#leaveOut();
+    else this.loseOrder();
+  }
+
+  /** What was not streamed is for another pass. */
+  #leaveOut(): void {
+    this.#passOverruns += 1;
+    this.#leftOutThrough = this.#sequence;
   }
 }

@@ -77,6 +77,7 @@ export class Rescan {
     const { marks } = this.#replica;
     try {
       for (;;) {
+        await this.#streamPastLeftOut();
         const scopeSize = await this.#runPass();
         this.#replica.endPass();
         await this.#streamPast(this.#replica.sequence);
@@ -129,6 +130,11 @@ export class Rescan {
     });
     await this.#comparison.run();
     return scopeSize;
+  }
+
+  /** A repair of what only marks tell of must not stand in front of an older operation on the same place. */
+  async #streamPastLeftOut(): Promise<void> {
+    while (!this.#replica.isPast(this.#replica.leftOutThrough)) await this.#streamPast(this.#replica.leftOutThrough);
   }
 
   /** Waits until the stream has got past an operation: what a pass has read may be newer than what is still spooled. */

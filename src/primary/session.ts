@@ -11,7 +11,7 @@ import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import type { World } from '../io/world.ts';
 import type { Channel } from '../link/channel.ts';
-import { type Frame, FrameType } from '../link/frame.ts';
+import { encodeFrame, type Frame, FrameType } from '../link/frame.ts';
 import { decodeAck, NO_POSITIONS, type Positions } from '../link/messages.ts';
 import { type CheckpointNumbers, Checkpoints } from './checkpoints.ts';
 import type { ComparisonMeans } from './comparison.ts';
@@ -62,6 +62,10 @@ export class PrimarySession {
   /** A staged run is open. */
   #staged = false;
   #merging: Promise<void> | undefined;
+  /** A staged catch-up is open, and what completes it has not been placed. */
+  #catchingUp = false;
+  /** Came while a staged run was open, but tells of its image after the commit. */
+  #early: Positions | undefined;
   #streaming = false;
   #streamingMs: number;
   readonly #ended: Promise<Failure | undefined>;
@@ -140,6 +144,9 @@ export class PrimarySession {
       closed: (reason) => this.#closed(reason),
       pingValues: () => ({ sequence: this.#replica.sequence, length: this.#replica.window.unsentSize }),
     });
+    // In front of everything that waits: it may rely on that version.
+    const { version } = this.#replica.regions;
+    this.channel.send([encodeFrame(FrameType.MAP_VERSION, { offset: version })]);
     const beside = this.#guarded(() => this.#beside(begun));
     this.#sender.schedule();
     const reason = await this.#ended;
@@ -214,8 +221,11 @@ export class PrimarySession {
   /** An acknowledgement while a staged run is open: the view has moved, the image has not. */
   #viewed(positions: Positions): void {
     const { staged, stagedSize, received } = positions;
-    // Committed already: CHECKPOINT_DONE is on its way.
-    if (staged === 0) return;
+    if (staged === 0) {
+      // Committed already: CHECKPOINT_DONE is on its way, or about to take effect.
+      this.#early = positions;
+      return;
+    }
     const ordered = staged <= received && received <= this.#replica.window.sentSequence;
     if (!ordered || staged < this.#positions.staged) {
       throw new Failure('frame-invalid', 'an acknowledgement of what was not sent');
@@ -252,6 +262,9 @@ export class PrimarySession {
     this.#setStaged(false);
     this.#settle();
     this.#judge();
+    const early = this.#early;
+    this.#early = undefined;
+    if (early !== undefined && early.applied >= sequence) this.#acknowledged(early);
     this.mergedReady();
   }
 
@@ -294,24 +307,33 @@ export class PrimarySession {
         () => this.channel.ended,
       );
       await this.#sendMerged(begun.mergedCheckpoint);
+      // The mirror had all of it, but not that it is complete.
+      if (this.#staged) await this.#completeCatchUp();
     } else if (begun.staged) {
-      const { sentMax } = this.#replica;
-      // Whatever may be in the image beyond its position must stand in front of the commit.
-      await this.#means.pacing.until(
-        () => this.#replica.isPast(sentMax),
-        () => this.channel.ended,
-      );
-      const { sequence, number } = await this.#checkpoints.place(true);
-      this.#replica.committed(sequence, number);
-      this.#committed(sequence);
+      await this.#completeCatchUp();
     }
+  }
+
+  /** What the mirror stages becomes its image, as soon as everything that may be in the image already is staged too. */
+  async #completeCatchUp(): Promise<void> {
+    const { sentMax } = this.#replica;
+    this.#catchingUp = true;
+    this.mergedReady();
+    await this.#means.pacing.until(
+      () => this.#replica.isPast(sentMax),
+      () => this.channel.ended,
+    );
+    this.#catchingUp = false;
+    const { sequence, number } = await this.#checkpoints.place(true);
+    this.#replica.committed(sequence, number);
+    this.#committed(sequence);
   }
 
   /** Sends the parts that are next. `resumed`: the mirror holds that checkpoint of the first one's staged run. */
   async #sendMerged(resumed?: number): Promise<void> {
     const replica = this.#replica;
     for (let resumedCheckpoint = resumed; !this.channel.ended; resumedCheckpoint = undefined) {
-      const inside = replica.comparing;
+      const inside = replica.comparing || this.#catchingUp;
       // Where a staged run is being completed this is asked again when it is.
       if (!inside && resumedCheckpoint === undefined && (this.#staged || this.#rescan !== undefined)) return;
       const part = replica.backlog.nextMerged();

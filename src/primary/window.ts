@@ -77,7 +77,7 @@ export class Window {
 
   /** Sequence after which the next entry will stand: that of the last one, or what a session began after. */
   get lastSequence(): number {
-    return this.#entries.at(-1)?.sequence ?? Math.max(this.#baseSequence, this.#sentSequence);
+    return Math.max(this.#entries.at(-1)?.sequence ?? 0, this.#baseSequence, this.#sentSequence);
   }
 
   get hasUnsent(): boolean {
@@ -160,7 +160,7 @@ export class Window {
     const entry = this.#entries[this.#unsent];
     if (entry === undefined) return undefined;
     this.#unsent += 1;
-    this.#sentSequence = entry.sequence;
+    this.#sentSequence = Math.max(this.#sentSequence, entry.sequence);
     return entry;
   }
 
