@@ -29,7 +29,10 @@ export interface LastStop {
   readonly earlierRuns: readonly Buffer[];
   /** Sequence of the last operation; those of this start go on from there. */
   readonly sequence: number;
+  /** The last checkpoint number handed out. */
   readonly checkpoint: number;
+  /** What is handed on in order is for a mirror that has at least that checkpoint. */
+  readonly clearedCheckpoint: number;
   /** The dirty map holds everything that a mirror may lack. */
   readonly mapTrusted: boolean;
   /** The sequence after which the spool holds everything; undefined when nothing is handed on in order. */
@@ -53,6 +56,8 @@ export async function openLastStop(world: World, log: Log, disk: Disk, stateDire
       mapValid: false,
       inOrder: false,
       spoolBase: 0,
+      clearedCheckpoint: 0,
+      mapVersionTold: 0,
       identity,
     };
     return firstOf(await createStateFile(world.files, PRIMARY_STATE, path, state), false);
@@ -66,6 +71,7 @@ export async function openLastStop(world: World, log: Log, disk: Disk, stateDire
       earlierRuns: runsUpTo(before),
       sequence: before.sequence,
       checkpoint: before.checkpoint,
+      clearedCheckpoint: before.clearedCheckpoint,
       mapTrusted: before.mapValid,
       spoolBase: before.inOrder ? before.spoolBase : undefined,
     };
@@ -86,6 +92,7 @@ export async function openLastStop(world: World, log: Log, disk: Disk, stateDire
     mapValid: mapTrusted,
     inOrder: false,
     spoolBase: 0,
+    clearedCheckpoint: 0,
   };
   await file.write(state);
   world.points.reached('primary-run-recorded');
@@ -100,6 +107,7 @@ function firstOf(file: StateFile<PrimaryState>, mapTrusted: boolean): LastStop {
     earlierRuns: file.state.earlierRuns,
     sequence: 0,
     checkpoint: file.state.checkpoint,
+    clearedCheckpoint: 0,
     mapTrusted,
     spoolBase: undefined,
   };

@@ -70,10 +70,12 @@ async function openParts(
   const map = await DirtyMap.open(world.files, dirtyMapPath(options.stateDirectory), {
     size: options.disk.size,
     trusted: stop.mapTrusted,
-    // Durable before any write goes on without its mark.
-    invalidate: async () => {
-      await stop.file.write({ ...stop.file.state, clean: false, mapValid: false });
-      log.error({}, 'the dirty map cannot be written: the next start will compare everything');
+    versionTold: stop.file.state.mapVersionTold,
+    // Durable before any write goes on without its mark, or a mirror is told what the map cannot keep.
+    invalidate: async (mapVersionTold) => {
+      const isNew = stop.file.state.mapValid;
+      await stop.file.write({ ...stop.file.state, clean: false, mapValid: false, mapVersionTold });
+      if (isNew) log.error({}, 'the dirty map cannot be written: the next start will compare everything');
     },
     changed: (version) => mapChanged.call(version),
     points: world.points,
@@ -132,7 +134,7 @@ function start(
   const mirrorRegions = new MirrorRegions(map, PLANE, sequences);
   const replica = new Replica(world.clock, mirrorRegions, backlog, {
     sequence: stop.sequence,
-    checkpoint: stop.checkpoint,
+    checkpoint: stop.clearedCheckpoint,
     inOrder,
   });
   mapChanged.call = (version) => replica.mapChanged(version);
@@ -235,7 +237,9 @@ function start(
       inOrder: spoolBase !== undefined,
       spoolBase: spoolBase ?? 0,
       sequence: ledger.sequence,
+      // One that a drain placed and did not see done counts for the numbering alone: the mirror may lack it.
       checkpoint: numbers.last,
+      clearedCheckpoint: replica.marks.checkpoint,
       identity,
     });
     world.points.reached('primary-clean-recorded');

@@ -95,10 +95,15 @@ export class DirtyFile {
     this.#headerUnwritten = true;
   }
 
+  /** What a mirror may have been told once `version` is the present one. */
+  toldWith(version: number): number {
+    if (this.#telling) this.#versionTold = version;
+    return this.#versionTold;
+  }
+
   /** Takes everything that differs from the medium, as it is now. `write` must follow. */
   begin(version: number): Batch {
-    if (this.#telling) this.#versionTold = version;
-    const batch = new Batch(version, this.#versionTold, this.#headerUnwritten);
+    const batch = new Batch(version, this.toldWith(version), this.#headerUnwritten);
     this.#headerUnwritten = false;
     const unwritten = this.#unwritten;
     for (let first = unwritten.nextSet(0); first >= 0; first = unwritten.nextSet(first)) {
@@ -121,7 +126,10 @@ export class DirtyFile {
     return page !== undefined && isMarkedIn(page, region % PAGE_REGIONS);
   }
 
-  /** One batch at a time. Durable on return. Failures: those of the disk; then its pages belong to the next batch. */
+  /**
+   * One batch at a time. Durable on return, though nothing counts as durably set before `written`. Failures: those of the
+   * disk; then its pages belong to the next batch.
+   */
   async write(batch: Batch): Promise<void> {
     const counter = this.#headerCounter + 1;
     try {
@@ -137,7 +145,15 @@ export class DirtyFile {
       throw error;
     }
     if (batch.withHeader) this.#headerCounter = counter;
-    for (const [page, bytes] of batch.pages) this.#planeOf(page).written(bytes, page % this.#pagesPerPlane);
+  }
+
+  /** From now on what the batch, which is durable, has set counts. Returns true when some of it did not before. */
+  written(batch: Batch): boolean {
+    let hasNew = false;
+    for (const [page, bytes] of batch.pages) {
+      if (this.#planeOf(page).written(bytes, page % this.#pagesPerPlane)) hasNew = true;
+    }
+    return hasNew;
   }
 
   close(): Promise<void> {
@@ -154,20 +170,22 @@ export class DirtyFile {
 }
 
 /**
- * Opens the file, or makes it. `trusted` false: nothing that is there is to be believed. On return all that is set is
- * durably so, in the version that follows the highest found (0: none was). Failures: `state-unwritable`.
+ * Opens the file, or makes it. `trusted` false: nothing that is there is to be believed. `toldElsewhere`: what mirrors
+ * may have been told while this file could not be written. On return all that is set is durably so, in the version that
+ * follows the highest found and told (0: none was). Failures: `state-unwritable`.
  */
 export async function openDirtyFile(
   files: FileSystem,
   path: string,
   shape: DirtyShape,
   trusted: boolean,
+  toldElsewhere: number,
 ): Promise<{ file: DirtyFile; found: DirtyFound; versionFound: number; versionTold: number }> {
   const bytes = (await readWhole(files, path)) ?? Buffer.alloc(0);
   const slot = decodeHeader(bytes);
   const pages = highestVersions(bytes);
-  const versionFound = Math.max(slot?.header.version ?? 0, pages.version);
-  const versionTold = Math.max(slot?.header.versionTold ?? 0, pages.versionTold);
+  const versionTold = Math.max(slot?.header.versionTold ?? 0, pages.versionTold, toldElsewhere);
+  const versionFound = Math.max(slot?.header.version ?? 0, pages.version, versionTold);
   const version = versionFound + 1;
   const fits =
     slot !== undefined &&
@@ -196,7 +214,9 @@ export async function openDirtyFile(
     file.touchHeader();
     for (const plane of planes) file.touchPlane(plane);
     try {
-      await file.write(file.begin(version));
+      const batch = file.begin(version);
+      await file.write(batch);
+      file.written(batch);
     } catch (error) {
       await file.close();
       throw error;

@@ -12,10 +12,13 @@
  * - A page on the medium in which a region is clear says a position at least as high as the one given to that `clear`.
  * - Each group has a version of its own, higher than all before; `version` is the last one that is durable.
  *
+ * - A region becomes `isSet` in the step in which `changed` is told the version: what relies on the mark comes after.
+ *
  * When a group fails, those who wait for a mark must not write: first `invalidate` is asked to make durable, elsewhere,
  * that the map is not to be believed. If it can, writes go on without the map for as long as this process lives; if not,
- * they fail. What a failed clear meant to clear is neither set nor clear: it is not `isSet`, so that the next write there
- * sets it again.
+ * they fail. That the map became invalid is a version of its own, and mirrors are told: an older state of this disk, put
+ * back, has a map that lacks whatever is written from then on. What a failed clear meant to clear is neither set nor
+ * clear: it is not `isSet`, so that the next write there sets it again.
  */
 import { assert } from '../base/assert.ts';
 import { ID_SIZE, NO_ID } from '../base/bytes.ts';
@@ -23,6 +26,7 @@ import { Failure, isFailure } from '../base/failure.ts';
 import type { FileSystem } from '../io/disk.ts';
 import { NO_POINTS, type Points } from '../io/points.ts';
 import { type Batch, type DirtyFile, type DirtyFound, openDirtyFile } from './dirty-file.ts';
+import { DirtyGroup } from './dirty-group.ts';
 import { PLANES_MAX } from './dirty-header.ts';
 import type { ClearedPosition } from './dirty-page.ts';
 import type { DirtyPlane } from './dirty-plane.ts';
@@ -39,48 +43,20 @@ export interface DirtyMapOptions {
   readonly size: number;
   /** False: nothing that is there is to be believed; everything counts as set. */
   readonly trusted: boolean;
-  /** Makes durable, elsewhere, that the map is not to be believed. Rejects with a Failure when it cannot. */
-  invalidate(): Promise<void>;
-  /** Marks were made durable in that version; told before anybody who waits for them goes on. */
+  /**
+   * Makes durable, elsewhere, that the map is not to be believed, and up to which version mirrors may have been told;
+   * asked again when that goes up. Rejects with a Failure when it cannot.
+   */
+  invalidate(versionTold: number): Promise<void>;
+  /** What `invalidate` was asked with by an earlier process, 0 when it never was. */
+  readonly versionTold?: number;
+  /** That is the version now: told in the step in which marks of it begin to count, or the map ceases to. */
   changed?(version: number): void;
   /** Bytes of a region; for tests and the simulator. */
   readonly regionSize?: number;
   /** Mirrors; 1 unless given. */
   readonly planeCount?: number;
   readonly points?: Points;
-}
-
-/** Several wait for one outcome; made only when somebody does. */
-class Outcome {
-  #promise: Promise<void> | undefined;
-  #resolve: () => void = () => undefined;
-  #reject: (reason: Failure) => void = () => undefined;
-
-  get isAwaited(): boolean {
-    return this.#promise !== undefined;
-  }
-
-  wait(): Promise<void> {
-    this.#promise ??= new Promise((resolve, reject) => {
-      this.#resolve = resolve;
-      this.#reject = reject;
-    });
-    return this.#promise;
-  }
-
-  done(): void {
-    this.#resolve();
-  }
-
-  failed(reason: Failure): void {
-    this.#reject(reason);
-  }
-}
-
-/** Who waits for one write of the file: for marks to be set, or to be cleared. */
-class Group {
-  readonly set = new Outcome();
-  readonly clear = new Outcome();
 }
 
 export class DirtyMap {
@@ -97,15 +73,17 @@ export class DirtyMap {
   readonly versionTold: number;
   readonly #file: DirtyFile;
   readonly #planes: readonly DirtyPlane[];
-  readonly #invalidate: () => Promise<void>;
+  readonly #invalidate: (versionTold: number) => Promise<void>;
   readonly #changed: (version: number) => void;
   readonly #points: Points;
   #valid = true;
+  /** What `invalidate` was asked with last; -1: it never was. */
+  #toldElsewhere = -1;
   /** Given to a group, whether it became durable or not. */
   #lastVersion: number;
   #version: number;
-  #next: Group | undefined;
-  #current: { readonly group: Group; readonly batch: Batch } | undefined;
+  #next: DirtyGroup | undefined;
+  #current: { readonly group: DirtyGroup; readonly batch: Batch } | undefined;
   #writing: Promise<void> | undefined;
   #closed = false;
 
@@ -127,7 +105,7 @@ export class DirtyMap {
     this.size = options.size;
     this.regionSize = regionSize;
     this.regionCount = Math.ceil(options.size / regionSize);
-    this.#invalidate = () => options.invalidate();
+    this.#invalidate = (told) => options.invalidate(told);
     this.#changed = (version) => options.changed?.(version);
     this.#points = options.points ?? NO_POINTS;
   }
@@ -138,7 +116,13 @@ export class DirtyMap {
     const planeCount = options.planeCount ?? 1;
     assert(planeCount >= 1 && planeCount <= PLANES_MAX, 'number of mirrors');
     const shape = { size: options.size, regionSize, planeCount };
-    const { file, found, versionFound, versionTold } = await openDirtyFile(files, path, shape, options.trusted);
+    const { file, found, versionFound, versionTold } = await openDirtyFile(
+      files,
+      path,
+      shape,
+      options.trusted,
+      options.versionTold ?? 0,
+    );
     return new DirtyMap(file, found, versionFound, versionTold, regionSize, options);
   }
 
@@ -147,7 +131,7 @@ export class DirtyMap {
     return this.#valid;
   }
 
-  /** The last version that is durable. Only ever goes up, also from one process to the next. */
+  /** The last version that is durable, or that the map became invalid in. Only ever goes up, over all processes. */
   get version(): number {
     return this.#version;
   }
@@ -309,9 +293,9 @@ export class DirtyMap {
     );
   }
 
-  #nextGroup(): Group {
+  #nextGroup(): DirtyGroup {
     assert(!this.#closed, 'the dirty map is open');
-    this.#next ??= new Group();
+    this.#next ??= new DirtyGroup();
     this.#writing ??= this.#writeGroups();
     return this.#next;
   }
@@ -322,48 +306,67 @@ export class DirtyMap {
     while (this.#next !== undefined) {
       const group = this.#next;
       this.#next = undefined;
-      await this.#settle(group, this.#valid ? await this.#write(group) : undefined);
+      if (this.#valid) await this.#write(group);
+      else {
+        group.clear.done();
+        await this.#goOnWithout(group, undefined);
+      }
     }
     this.#writing = undefined;
   }
 
-  /** Returns why the group could not be made durable. */
-  async #write(group: Group): Promise<Failure | undefined> {
+  async #write(group: DirtyGroup): Promise<void> {
     this.#lastVersion += 1;
     const batch = this.#file.begin(this.#lastVersion);
     this.#current = { group, batch };
+    let failure: Failure | undefined;
     try {
       await this.#file.write(batch);
     } catch (error) {
       if (!isFailure(error)) throw error;
-      return error;
+      failure = error;
     } finally {
       this.#current = undefined;
     }
-    this.#version = batch.version;
-    if (group.set.isAwaited) this.#points.reached('primary-marks-written');
-    if (group.clear.isAwaited) this.#points.reached('primary-marks-cleared');
-    return undefined;
-  }
-
-  async #settle(group: Group, failure: Failure | undefined): Promise<void> {
-    if (failure === undefined) {
-      if (group.set.isAwaited) this.#changed(this.#version);
-      group.set.done();
-      group.clear.done();
+    if (failure !== undefined) {
+      group.clear.failed(failure);
+      await this.#goOnWithout(group, failure);
       return;
     }
-    group.clear.failed(failure);
+    if (group.set.isAwaited) this.#points.reached('primary-marks-written');
+    if (group.clear.isAwaited) this.#points.reached('primary-marks-cleared');
+    // In one step: nobody relies on a mark before the mirrors are told. A clear may bring marks that had failed.
+    this.#version = batch.version;
+    if (this.#file.written(batch) || group.set.isAwaited) this.#changed(this.#version);
+    group.set.done();
+    group.clear.done();
+  }
+
+  /**
+   * What the group would set counts as set, since the map is not believed: durably so, elsewhere. Its version is one that
+   * mirrors can have been told by nothing before.
+   */
+  async #goOnWithout(group: DirtyGroup, cause: Failure | undefined): Promise<void> {
     if (!group.set.isAwaited) return;
-    try {
-      await this.#invalidate();
-      this.#valid = false;
-      group.set.done();
-    } catch (error) {
-      if (!isFailure(error)) throw error;
-      const message = `the dirty map cannot be written: ${failure.message}`;
-      group.set.failed(new Failure('io-error', message, { cause: failure }));
+    if (this.#valid || this.#lastVersion > this.#version) this.#lastVersion += 1;
+    const version = this.#lastVersion;
+    const told = this.#file.toldWith(version);
+    if (told > this.#toldElsewhere) {
+      try {
+        await this.#invalidate(told);
+      } catch (error) {
+        if (!isFailure(error)) throw error;
+        const message = `the dirty map cannot be written: ${(cause ?? error).message}`;
+        group.set.failed(new Failure('io-error', message, { cause: cause ?? error }));
+        return;
+      }
+      this.#toldElsewhere = told;
     }
+    // In one step, as above.
+    this.#valid = false;
+    this.#version = version;
+    this.#changed(version);
+    group.set.done();
   }
 
   #plane(plane: number): DirtyPlane {

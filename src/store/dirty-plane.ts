@@ -99,13 +99,18 @@ export class DirtyPlane {
     );
   }
 
-  /** `page`, encoded by `encode`, has become durable. Marks that were cleared meanwhile stay cleared. */
-  written(page: Buffer, index: number): void {
+  /**
+   * `page`, encoded by `encode`, has become durable. Marks that were cleared meanwhile stay cleared. Returns true when a
+   * region is durably marked that was not before.
+   */
+  written(page: Buffer, index: number): boolean {
     const first = index * PAGE_REGIONS;
     const end = first + PAGE_REGIONS;
+    let hasNew = false;
     for (let region = this.nextMarked(first); region >= 0 && region < end; region = this.nextMarked(region + 1)) {
-      if (isMarkedIn(page, region - first)) this.#durable.set(region);
+      if (isMarkedIn(page, region - first) && this.#durable.set(region)) hasNew = true;
     }
+    return hasNew;
   }
 
   /**

@@ -14,16 +14,18 @@
  * | 16     | 16   | generation                                                |
  * | 32     | 16   | run                                                       |
  * | 48     | 8    | sequence of the last operation, valid when clean          |
- * | 56     | 8    | last checkpoint number handed out in this run             |
+ * | 56     | 8    | last checkpoint number handed out, valid when clean       |
  * | 64     | 4    | flags: bit 0 clean, bit 1 the dirty map is valid, bit 2 in order |
  * | 68     | 4    | zero                                                      |
  * | 72     | 8    | size of the disk in bytes                                 |
  * | 80     | 8    | modification time of the disk, ns, at the clean stop      |
  * | 88     | 8    | sequence after which the spool holds everything, when in order |
- * | 96     | 2    | length of the inode text                                  |
- * | 98     | 2    | number of earlier runs, at most 128                       |
- * | 100    | n    | inode text, ASCII, at most 64 bytes                       |
- * | 100 + n | 16 each | earlier runs of this disk, newest first               |
+ * | 96     | 8    | the checkpoint that a mirror must have, when in order     |
+ * | 104    | 8    | dirty map version told while the map was invalid; 0: none |
+ * | 112    | 2    | length of the inode text                                  |
+ * | 114    | 2    | number of earlier runs, at most 128                       |
+ * | 116    | n    | inode text, ASCII, at most 64 bytes                       |
+ * | 116 + n | 16 each | earlier runs of this disk, newest first               |
  */
 import { assert } from '../base/assert.ts';
 import { getUint64, ID_SIZE, putUint64 } from '../base/bytes.ts';
@@ -38,6 +40,7 @@ export interface PrimaryState {
   /** Newest first; those beyond EARLIER_RUN_COUNT_MAX are forgotten. */
   readonly earlierRuns: readonly Buffer[];
   readonly sequence: number;
+  /** The last number handed out: the next start counts on from it. A mirror need never have got that checkpoint. */
   readonly checkpoint: number;
   readonly clean: boolean;
   /** False: the map could not be written, and every region counts as marked. */
@@ -45,13 +48,17 @@ export interface PrimaryState {
   /** Valid when clean: no more than the operations after `spoolBase`, which are in the spool, may be missing on a mirror. */
   readonly inOrder: boolean;
   readonly spoolBase: number;
+  /** Valid when in order: the last checkpoint at which something was cleared. A mirror with a lower one is an older copy. */
+  readonly clearedCheckpoint: number;
+  /** Up to which version of the dirty map a mirror may have been told while that could not be written itself. */
+  readonly mapVersionTold: number;
   readonly identity: DiskIdentity;
 }
 
 const FLAG_CLEAN = 1;
 const FLAG_MAP_VALID = 2;
 const FLAG_IN_ORDER = 4;
-const FIXED_SIZE = 100;
+const FIXED_SIZE = 116;
 const EARLIER_RUN_COUNT_MAX = 128;
 export const INODE_TEXT_SIZE_MAX = 64;
 
@@ -71,25 +78,21 @@ export function encodePrimaryState(state: PrimaryState): Buffer {
   putUint64(content, 72, state.identity.size);
   content.writeBigUInt64LE(state.identity.modifiedNs, 80);
   putUint64(content, 88, state.spoolBase);
-  content.writeUInt16LE(state.identity.inode.length, 96);
-  content.writeUInt16LE(state.earlierRuns.length, 98);
+  putUint64(content, 96, state.clearedCheckpoint);
+  putUint64(content, 104, state.mapVersionTold);
+  content.writeUInt16LE(state.identity.inode.length, 112);
+  content.writeUInt16LE(state.earlierRuns.length, 114);
   content.write(state.identity.inode, FIXED_SIZE, 'ascii');
   for (const [index, run] of state.earlierRuns.entries()) run.copy(content, runsAt + index * ID_SIZE);
   return content;
 }
 
 export function decodePrimaryState(content: Buffer): PrimaryState {
-  const sequence = content.length >= FIXED_SIZE ? getUint64(content, 48) : undefined;
-  const checkpoint = content.length >= FIXED_SIZE ? getUint64(content, 56) : undefined;
-  const size = content.length >= FIXED_SIZE ? getUint64(content, 72) : undefined;
-  const spoolBase = content.length >= FIXED_SIZE ? getUint64(content, 88) : undefined;
-  if (sequence === undefined || checkpoint === undefined || size === undefined || spoolBase === undefined) {
-    throw new Failure('state-corrupt', 'the primary’s state has impossible values');
-  }
-  const inodeLength = content.readUInt16LE(96);
-  const runCount = content.readUInt16LE(98);
+  const long = content.length >= FIXED_SIZE;
+  const inodeLength = long ? content.readUInt16LE(112) : 0;
+  const runCount = long ? content.readUInt16LE(114) : 0;
   const runsAt = FIXED_SIZE + inodeLength;
-  const fits = inodeLength <= INODE_TEXT_SIZE_MAX && runCount <= EARLIER_RUN_COUNT_MAX;
+  const fits = long && inodeLength <= INODE_TEXT_SIZE_MAX && runCount <= EARLIER_RUN_COUNT_MAX;
   if (!fits || content.length !== runsAt + runCount * ID_SIZE) {
     throw new Failure('state-corrupt', 'the primary’s state has the wrong length');
   }
@@ -101,18 +104,27 @@ export function decodePrimaryState(content: Buffer): PrimaryState {
     earlierRuns: Array.from({ length: runCount }, (_, index) =>
       content.subarray(runsAt + index * ID_SIZE, runsAt + (index + 1) * ID_SIZE),
     ),
-    sequence,
-    checkpoint,
+    sequence: numberAt(content, 48),
+    checkpoint: numberAt(content, 56),
     clean: (flags & FLAG_CLEAN) !== 0,
     mapValid: (flags & FLAG_MAP_VALID) !== 0,
     inOrder: (flags & FLAG_IN_ORDER) !== 0,
-    spoolBase,
+    spoolBase: numberAt(content, 88),
+    clearedCheckpoint: numberAt(content, 96),
+    mapVersionTold: numberAt(content, 104),
     identity: {
-      size,
+      size: numberAt(content, 72),
       modifiedNs: content.readBigUInt64LE(80),
       inode: content.toString('ascii', FIXED_SIZE, runsAt),
     },
   };
+}
+
+/** Failure: `state-corrupt`. */
+function numberAt(content: Buffer, offset: number): number {
+  const value = getUint64(content, offset);
+  if (value === undefined) throw new Failure('state-corrupt', 'the primary’s state has impossible values');
+  return value;
 }
 
 /** What a start after this state remembers of the runs before its own. */

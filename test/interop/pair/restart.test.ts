@@ -81,6 +81,25 @@ test('a primary that stops while the mirror is away hands on what that lacks: th
   expect(pair.link.lastRescan).toBeUndefined();
 });
 
+test('a primary whose drain does not end in time hands on what the mirror lacks: the next start goes on in order', async () => {
+  const pair = await Pair.inStep({ size: 64 * MIB, primary: { windowSize: 8 * MIB, spoolSize: 64 * MIB } });
+  // Slow from the next session on.
+  pair.proxy.rate = 500_000;
+  const { sessions } = pair.link;
+  pair.proxy.drop();
+  await pair.until('streaming again', () => pair.link.sessions > sessions && pair.link.state === 'streaming');
+  for (let index = 0; index < 6; index += 1) await pair.write((10 + index) * MIB, randomBytes(MIB));
+  const { sequence } = pair.primary!.status();
+  await pair.stopPrimary(300);
+  pair.proxy.rate = undefined;
+  await pair.startPrimary();
+  expect(pair.link.markedSize).toBe(0);
+  await pair.untilInStep();
+  pair.expectIdentical();
+  expect(pair.primary!.status().sequence).toBe(sequence);
+  expect(pair.link.lastRescan).toBeUndefined();
+});
+
 test('a primary that stops twice while the mirror is away compares what is marked, and no more', async () => {
   const pair = await Pair.inStep({ size: 32 * MIB, primary: { windowSize: MIB, dirtyActive: 4 } });
   await pair.stopMirror();

@@ -37,6 +37,7 @@ async function stoppedWith(changes: Partial<PrimaryState>): Promise<Scene & { be
     mapValid: true,
     sequence: 41,
     checkpoint: 7,
+    clearedCheckpoint: 5,
     identity: await made.disk.identity(),
     ...changes,
   };
@@ -85,6 +86,7 @@ describe('what the last stop left', () => {
       earlierRuns: [before.run],
       sequence: 41,
       checkpoint: 7,
+      clearedCheckpoint: 5,
       mapTrusted: true,
       spoolBase: 38,
     });

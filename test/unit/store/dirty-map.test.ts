@@ -500,6 +500,136 @@ describe('a mark that cannot be made durable', () => {
   });
 });
 
+describe('the version of the dirty map', () => {
+  it('is told in the very step in which the marks of it begin to count', async () => {
+    const seen: boolean[] = [];
+    const changes = { call: (): void => undefined };
+    const { file, map } = await mapWith([], { changed: () => changes.call() });
+    changes.call = () => seen.push(map.isSet(0, 1));
+    file.isPrompt = false;
+    const setting = Promise.resolve(touch(map, 1));
+    await turns(1);
+    file.tell();
+    await turns(1);
+    file.tell();
+    while (seen.length === 0) {
+      // Nobody may write there before the mirrors are told.
+      expect(map.isSet(0, 1)).toBe(false);
+      await Promise.resolve();
+    }
+    await setting;
+    expect(seen).toEqual([true]);
+  });
+
+  it('is told with marks that failed at first and are made durable by a clear', async () => {
+    const told: number[] = [];
+    const { file, map } = await mapWith([2], { changed: (version) => told.push(version) });
+    file.isPrompt = false;
+    const setting = outcomeOf(touch(map, 1));
+    await turns(1);
+    file.tell(new Failure('io-error', 'injected'));
+    expect(await setting).toEqual(failed('io-error'));
+    told.length = 0;
+    const clearing = map.clear(0, [2], at(11));
+    await finishAll(file);
+    await clearing;
+    expect([map.isSet(0, 1), told]).toEqual([true, [map.version]]);
+  });
+
+  it('is not told when marks are only cleared', async () => {
+    const told: number[] = [];
+    const { map } = await mapWith([1, 2], { changed: (version) => told.push(version) });
+    told.length = 0;
+    await map.clear(0, [2], at(11));
+    expect(told).toEqual([]);
+  });
+});
+
+describe('a map that is not to be believed any more', () => {
+  /** In which the next mark fails. `invalidate` is asked with what mirrors may have been told. */
+  async function failing(options: Partial<DirtyMapOptions> = {}) {
+    const calls: number[] = [];
+    const told: { version: number; valid: boolean }[] = [];
+    const changes = { call: (_version: number): void => undefined };
+    const { file, map } = await mapWith([5], {
+      invalidate: async (versionTold) => void calls.push(versionTold),
+      changed: (version) => changes.call(version),
+      ...options,
+    });
+    changes.call = (version) => told.push({ version, valid: map.valid });
+    file.isPrompt = false;
+    const fail = async (setting: unknown): Promise<unknown> => {
+      const outcome = outcomeOf(setting);
+      await turns(1);
+      file.tell(new Failure('io-error', 'injected'));
+      return outcome;
+    };
+    return { file, map, calls, told, fail };
+  }
+
+  it('has a version above all before it, which mirrors are told before anything is written without marks', async () => {
+    const { file, map, calls, told, fail } = await failing();
+    const telling = map.beginTelling();
+    await finishAll(file);
+    await telling;
+    const before = map.version;
+    told.length = 0;
+    expect(await fail(touch(map, 1))).toBeUndefined();
+    expect(map.version).toBeGreaterThan(before);
+    // Durable, elsewhere, before it is told; and told in the step in which the map ceases to count.
+    expect(calls).toEqual([map.version]);
+    expect(told).toEqual([{ version: map.version, valid: false }]);
+    // A session that begins later needs nothing more.
+    map.endTelling();
+    await map.beginTelling();
+    expect([calls.length, file.calls.length]).toEqual([1, 0]);
+  });
+
+  it('that no mirror was told of is recorded as told when a session begins, and not before', async () => {
+    const { map, calls, fail } = await failing();
+    const toldBefore = map.versionTold;
+    expect(await fail(touch(map, 1))).toBeUndefined();
+    expect(calls).toEqual([toldBefore]);
+    await map.beginTelling();
+    expect(calls).toEqual([toldBefore, map.version]);
+  });
+
+  it('goes above a version that a mirror has seen, durably', async () => {
+    const { map, calls, told, fail } = await failing();
+    await fail(touch(map, 1));
+    await map.beginTelling();
+    map.raiseVersion(700);
+    await map.setAll(0);
+    expect(map.version).toBeGreaterThan(700);
+    expect([calls.at(-1), told.at(-1)?.version]).toEqual([map.version, map.version]);
+  });
+
+  it('is still above what mirrors were told where that cannot be made durable: a session does not begin', async () => {
+    let isBroken = false;
+    const { map, fail } = await failing({
+      invalidate: () => (isBroken ? Promise.reject(new Failure('no-space', 'injected')) : Promise.resolve()),
+    });
+    await fail(touch(map, 1));
+    isBroken = true;
+    await expect(map.beginTelling()).rejects.toEqual(failed('io-error'));
+    expect([map.valid, touch(map, 3)]).toEqual([false, undefined]);
+    isBroken = false;
+    await map.beginTelling();
+  });
+
+  it('is made anew above the version that mirrors were told meanwhile', async () => {
+    const { file, map } = await mapWith([5]);
+    const told = map.version + 900;
+    const again = await openOn(new ToldFile(file.cut(() => false)), { trusted: false, versionTold: told });
+    expect(again.versionTold).toBe(told);
+    expect(again.version).toBeGreaterThan(told);
+    expect(again.count(0)).toBe(REGION_COUNT);
+    // And says so by itself from then on.
+    await again.beginTelling();
+    expect(again.versionTold).toBe(told);
+  });
+});
+
 describe('a plane of the dirty map', () => {
   it('can be set as a whole, durably, and what was cleared stays known', async () => {
     const { file, map } = await mapWith([1]);

@@ -35,6 +35,8 @@ const primaryState: fc.Arbitrary<PrimaryState> = fc.record({
   mapValid: fc.boolean(),
   inOrder: fc.boolean(),
   spoolBase: count,
+  clearedCheckpoint: count,
+  mapVersionTold: count,
   identity,
 });
 const mirrorState: fc.Arbitrary<MirrorState> = fc.record({
@@ -74,6 +76,8 @@ describe('the state of a primary', () => {
     mapValid: true,
     inOrder: false,
     spoolBase: 0x0709,
+    clearedCheckpoint: 4,
+    mapVersionTold: 0x0a0b,
     identity: ID,
   };
 
@@ -89,13 +93,15 @@ describe('the state of a primary', () => {
         '4030201000000000' +
         '8877665544332211' +
         '0907000000000000' +
+        '0400000000000000' +
+        '0b0a000000000000' +
         '0400' +
         '0200' +
         '383a3432' +
         '04'.repeat(16) +
         '05'.repeat(16),
     );
-    expect(encodePrimaryState(state).length).toBe(136);
+    expect(encodePrimaryState(state).length).toBe(152);
     // A bit for each of: clean, the map is valid, in order.
     for (const [flags, bits] of [
       [{ clean: true, mapValid: false, inOrder: false }, 1],
@@ -123,16 +129,16 @@ describe('the state of a primary', () => {
   });
 
   it('with a number above 2^53-1, too long an inode or too many runs is corrupt', () => {
-    for (const offset of [48, 56, 72, 88]) {
+    for (const offset of [48, 56, 72, 88, 96, 104]) {
       const bytes = encodePrimaryState(state);
       bytes.writeBigUInt64LE(2n ** 53n, offset);
       expect(() => decodePrimaryState(bytes)).toThrow(corrupt);
     }
     const bytes = Buffer.concat([encodePrimaryState(state), Buffer.alloc(61)]);
-    bytes.writeUInt16LE(65, 96);
+    bytes.writeUInt16LE(65, 112);
     expect(() => decodePrimaryState(bytes)).toThrow(corrupt);
     const many = Buffer.concat([encodePrimaryState(state), Buffer.alloc(127 * 16)]);
-    many.writeUInt16LE(129, 98);
+    many.writeUInt16LE(129, 114);
     expect(() => decodePrimaryState(many)).toThrow(corrupt);
   });
 
