@@ -70,6 +70,11 @@ export interface Disk {
   /** Reserves space for the range so that a write to it cannot fail with `no-space`, content unchanged. */
   reserve(offset: number, length: number): Promise<void>;
   identity(): Promise<DiskIdentity>;
+  /**
+   * fsync, then the identity: what it says holds after a power loss too, if nothing is written meanwhile. `sync` alone
+   * leaves the time of modification where it may go back. Fails like `sync`.
+   */
+  durableIdentity(): Promise<DiskIdentity>;
   /** Waits for calls in flight, releases the lock. Idempotent. */
   close(): Promise<void>;
 }

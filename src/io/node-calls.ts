@@ -14,6 +14,8 @@ export interface NodeCalls {
   readonly write: (descriptor: number, data: Uint8Array, offset: number) => Promise<number>;
   readonly writeNow: (descriptor: number, data: Uint8Array, offset: number) => number;
   readonly fdatasync: (descriptor: number) => Promise<void>;
+  /** Like fdatasync, with the times of the file. */
+  readonly fsync: (descriptor: number) => Promise<void>;
   readonly truncate: (descriptor: number, size: number) => Promise<void>;
   readonly fallocate: (descriptor: number, mode: number, offset: number, length: number) => Promise<void>;
   readonly fallocateNow: (descriptor: number, mode: number, offset: number, length: number) => void;
@@ -44,6 +46,10 @@ export const nodeCalls: NodeCalls = {
   fdatasync: (descriptor) =>
     new Promise((resolve, reject) => {
       fs.fdatasync(descriptor, (error) => (error ? reject(error) : resolve()));
+    }),
+  fsync: (descriptor) =>
+    new Promise((resolve, reject) => {
+      fs.fsync(descriptor, (error) => (error ? reject(error) : resolve()));
     }),
   truncate: (descriptor, size) =>
     new Promise((resolve, reject) => {

@@ -7,7 +7,7 @@
  * Which call runs where:
  * - short reads try the page cache on the event loop (RWF_NOWAIT: never waits for a disk), the rest goes to the pool;
  * - short writes and short zeroes run on the event loop while the disk is quick (inline-pace.ts), else in the pool;
- * - everything long, every fdatasync, and everything that may wait runs in the pool.
+ * - everything long, every fdatasync and fsync, and everything that may wait runs in the pool.
  *
  * Invariants:
  * - a write is complete or has failed: short writes are continued;
@@ -46,6 +46,7 @@ export class NodeDisk implements Disk {
   readonly #zeroing: DiskZeroing;
   readonly #calls: NodeCalls;
   readonly #sync: SharedSync;
+  readonly #syncAll: SharedSync;
   readonly #pace = new InlinePace();
   #size: number;
   #seekRefused = false;
@@ -63,6 +64,7 @@ export class NodeDisk implements Disk {
     this.#readOnly = facts.readOnly;
     this.#calls = calls;
     this.#sync = new SharedSync(() => calls.fdatasync(this.descriptor));
+    this.#syncAll = new SharedSync(() => calls.fsync(this.descriptor));
     this.#zeroing = new DiskZeroing(facts, calls, this.#pace, (data, offset) => this.#writeRest(data, offset, 0));
   }
 
@@ -188,6 +190,16 @@ export class NodeDisk implements Disk {
       size: this.#size,
       modifiedNs: this.kind === 'file' ? stat.mtimeNs : 0n,
     };
+  }
+
+  async durableIdentity(): Promise<DiskIdentity> {
+    this.#checkOpen();
+    try {
+      await this.#track(this.#syncAll.run());
+    } catch (error) {
+      throw this.#failure(error, 'fsync', 0, this.#size);
+    }
+    return this.identity();
   }
 
   /** Runs a call that uses the descriptor from elsewhere, and keeps the disk open until it has settled. */

@@ -1,12 +1,12 @@
 /**
- * Groups calls of fdatasync on one disk: one runs, callers that arrive meanwhile share the next one. Across all disks
+ * Groups calls of fdatasync (or fsync) on one disk: one runs, callers that arrive meanwhile share the next one. Across all disks
  * at most SYNCS_MAX run at a time, since each holds a thread of the pool for as long as the disk needs, and reads must
  * find a thread free.
  *
- * Invariant: a caller's fdatasync *starts* after the call, so that it covers everything written before the call.
+ * Invariant: a caller's call *starts* after the call, so that it covers everything written before the call.
  */
 
-/** fdatasync calls in the thread pool at a time, over all disks of the process. The pool has four threads. */
+/** Such calls in the thread pool at a time, over all disks of the process. The pool has four threads. */
 const SYNCS_MAX = 2;
 
 let running = 0;
@@ -28,17 +28,17 @@ function leave(): void {
 }
 
 export class SharedSync {
-  readonly #fdatasync: () => Promise<void>;
+  readonly #sync: () => Promise<void>;
   /** Runs now, or undefined. Never rejects. */
   #current: Promise<void> | undefined;
   /** Has callers but has not started yet, so that more may join. */
   #next: Promise<void> | undefined;
 
-  constructor(fdatasync: () => Promise<void>) {
-    this.#fdatasync = fdatasync;
+  constructor(sync: () => Promise<void>) {
+    this.#sync = sync;
   }
 
-  /** Resolves when an fdatasync that started after this call has succeeded; rejects when it failed. */
+  /** Resolves when one that started after this call has succeeded; rejects when it failed. */
   run(): Promise<void> {
     this.#next ??= this.#start(this.#current);
     return this.#next;
@@ -49,7 +49,7 @@ export class SharedSync {
     await enter();
     // From here on the call may already be under way: who comes now needs another one.
     this.#next = undefined;
-    const call = (async () => this.#fdatasync())();
+    const call = (async () => this.#sync())();
     const settled = call.then(
       () => {},
       () => {},

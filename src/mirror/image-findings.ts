@@ -41,10 +41,10 @@ export async function findOut(parts: ImageParts, mayBeCopy: boolean): Promise<Fi
 
 /** The state is that of this file from now on, durably. */
 async function adopt({ disk, state, positions, world }: ImageParts, file: ImageFile, inode: string): Promise<void> {
-  const identity = { ...state.now.identity, inode };
+  let identity = { ...state.now.identity, inode };
   if (file !== 'same') {
-    // Whoever has copied it has hardly synced it, and the state says that it is durable.
-    await disk.sync();
+    // Whoever has copied it has hardly synced it, and the state says that it is durable. Its time is its own.
+    identity = await disk.durableIdentity();
     await world.files.syncDirectory(dirname(disk.path));
   }
   if (file === 'copy-retimed') {

@@ -321,7 +321,7 @@ export class MirrorImage {
       // The cache outlives this process, and with it what a failed sync has left there. Where the image is exact and
       // consistent the primary has sent that again.
       const clean = positions.exactAsRecorded && (this.state.consistent || !positions.cacheLies);
-      await state.patch({ clean, identity: await this.disk.identity() });
+      await state.patch({ clean, identity: await this.disk.durableIdentity() });
       world.points.reached('mirror-clean-recorded');
     } finally {
       await this.#release();

@@ -8,6 +8,7 @@ import { parseExportName } from '../base/export-name.ts';
 import { isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import { GIB } from '../base/units.ts';
+import type { DiskIdentity } from '../io/disk.ts';
 import type { World } from '../io/world.ts';
 import { DirtyMap, dirtyMapPath } from '../store/dirty-map.ts';
 import { RangeLock } from '../volume/range-lock.ts';
@@ -205,7 +206,7 @@ function start(
       await volume.idle();
       await link.stop(drainMs);
       agreement.close();
-      const vouched = await synced();
+      const identity = await sealed();
       await regions.settle();
       await regions.close();
       // What could not be read here is marked in the map alone: only a comparison settles it.
@@ -213,10 +214,9 @@ function start(
       const spoolBase = inOrder ? await backlog.persist(lineage.run, ledger.sequence) : undefined;
       await backlog.close();
       await map.close();
-      const identity = await disk.identity();
       await options.volume.close();
       // A start that met no mirror and wrote nothing leaves the state as it was.
-      if (vouched && ledger.started) await recordStop(identity, spoolBase);
+      if (identity !== undefined && ledger.started) await recordStop(identity, spoolBase);
       const { lag, mirror } = link.status();
       if (ledger.started && spoolBase === undefined) {
         log.warn(
@@ -229,7 +229,7 @@ function start(
     },
   };
 
-  async function recordStop(identity: Awaited<ReturnType<typeof disk.identity>>, spoolBase: number | undefined) {
+  async function recordStop(identity: DiskIdentity, spoolBase: number | undefined) {
     await file.write({
       ...file.state,
       clean: true,
@@ -245,15 +245,15 @@ function start(
     world.points.reached('primary-clean-recorded');
   }
 
-  /** False when the disk cannot vouch for what it holds. */
-  async function synced(): Promise<boolean> {
+  /** What the disk is from now on, durably; undefined when it cannot vouch for what it holds. */
+  async function sealed(): Promise<DiskIdentity | undefined> {
     try {
       await syncLocal();
-      return true;
+      return await disk.durableIdentity();
     } catch (error) {
       if (!isFailure(error)) throw error;
       log.error({ code: error.code }, `the disk could not be synced at the end: ${error.message}`);
-      return false;
+      return undefined;
     }
   }
 }

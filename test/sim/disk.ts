@@ -152,6 +152,14 @@ export class SimulatedDisk implements Disk {
     return { inode: this.#file.inode, size: this.size, modifiedNs: this.#file.modifiedNs };
   }
 
+  async durableIdentity(): Promise<DiskIdentity> {
+    this.#checkOpen();
+    const { modifiedNs } = this.#file;
+    await this.#syncOnce();
+    this.#file.timeSynced(modifiedNs);
+    return this.identity();
+  }
+
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;

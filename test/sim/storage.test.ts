@@ -95,6 +95,27 @@ describe('a power loss', () => {
     expect(changed).toBeLessThan(25);
   });
 
+  it('may take back the time of modification, unless a sync of more than the data has covered it', () => {
+    const times = (synced: bigint): Set<bigint> => {
+      const found = new Set<bigint>();
+      for (let seed = 0; seed < 40; seed += 1) {
+        const file = newFile();
+        write(file, 0, 512, 1);
+        file.synced(file.changeCount);
+        file.timeSynced(synced);
+        file.powerLost(NOTHING, new SeededRandom(seed));
+        found.add(file.modifiedNs);
+        // What is there after the power has come back stays.
+        const { modifiedNs } = file;
+        file.powerLost(NOTHING, new SeededRandom(seed + 1));
+        expect(file.modifiedNs).toBe(modifiedNs);
+      }
+      return found;
+    };
+    expect(times(0n)).toEqual(new Set([0n, 1n]));
+    expect(times(1n)).toEqual(new Set([1n]));
+  });
+
   it('covers by a sync only what was written before it began', () => {
     const file = newFile();
     write(file, 0, 512, 1);

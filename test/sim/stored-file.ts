@@ -3,7 +3,8 @@
  *
  * - `cache` is what reads show.
  * - `durable` is what the medium holds for certain; `#journal` is what was done since and not synced, in order.
- * - A sync moves the journal's head, as it was when the sync began, to `durable`.
+ * - A sync moves the journal's head, as it was when the sync began, to `durable`. One of the data alone (fdatasync) leaves
+ *   the time of modification where a power loss may take it back.
  * - A *failed* sync drops some of those pages: they count as clean, the cache shows them until it is dropped or the power
  *   goes, and no later sync will write them (as on Linux). Only a new write to such a page makes it dirty again, whole.
  *
@@ -107,11 +108,15 @@ export class StoredFile {
     this.change({ kind: 'zero', offset, length }, nowNs);
   }
 
-  /** A sync that began when `changeCount` was `count` has succeeded. */
+  /** A sync of the data that began when `changeCount` was `count` has succeeded. */
   synced(count: number): void {
     const entries = this.#take(count);
     for (const entry of entries) apply(this.#durable, entry);
-    this.#durableModifiedNs = this.modifiedNs;
+  }
+
+  /** A sync of everything (fsync) that began when the file was last modified then has succeeded. */
+  timeSynced(modifiedNs: bigint): void {
+    this.#durableModifiedNs = modifiedNs;
   }
 
   /** A sync that began when `changeCount` was `count` has failed: of each page it is written, or given up. */
@@ -163,8 +168,9 @@ export class StoredFile {
       this.#journal = [];
       this.#lost.clear();
       this.#durable = left;
-      if (random.chance(0.5)) this.modifiedNs = this.#durableModifiedNs;
     }
+    if (this.modifiedNs !== this.#durableModifiedNs && random.chance(0.5)) this.modifiedNs = this.#durableModifiedNs;
+    this.#durableModifiedNs = this.modifiedNs;
     this.cache = this.#durable.clone();
     this.#reserved.clear();
     this.locked = false;

@@ -256,6 +256,11 @@ class CutDisk implements Disk {
     return { inode: this.#file.inode, size: this.size, modifiedNs: 0n };
   }
 
+  async durableIdentity(): Promise<DiskIdentity> {
+    await this.sync();
+    return this.identity();
+  }
+
   async close(): Promise<void> {}
 
   #checkRange(offset: number, length: number): void {

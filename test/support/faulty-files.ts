@@ -107,6 +107,12 @@ class FaultyDisk implements Disk {
     return this.#disk.reserve(offset, length);
   }
 
+  async durableIdentity(): Promise<DiskIdentity> {
+    await this.#wait();
+    if (this.#faults.sync !== undefined) throw this.#faults.sync;
+    return this.#disk.durableIdentity();
+  }
+
   identity(): Promise<DiskIdentity> {
     return this.#disk.identity();
   }

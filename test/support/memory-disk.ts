@@ -172,6 +172,11 @@ export class MemoryDisk implements Disk {
     return { inode: 'memory', size: this.size, modifiedNs: 0n };
   }
 
+  async durableIdentity(): Promise<DiskIdentity> {
+    await this.sync();
+    return this.identity();
+  }
+
   async close(): Promise<void> {
     this.closed = true;
   }

@@ -6,14 +6,39 @@ import { MemoryDisk } from './memory-disk.ts';
 class MemoryFile {
   readonly disk: MemoryDisk;
   readonly inode: string;
-  /** Set by a test to pretend that somebody wrote behind our back. */
-  modifiedNs = 1n;
+  #modifiedNs = 1n;
+  #durableModifiedNs = 1n;
   locked = false;
   openCount = 0;
 
   constructor(size: number, inode: string, disk = new MemoryDisk(size)) {
     this.disk = disk;
     this.inode = inode;
+  }
+
+  get modifiedNs(): bigint {
+    return this.#modifiedNs;
+  }
+
+  /** Set by a test to pretend that somebody wrote behind our back, durably. */
+  set modifiedNs(modifiedNs: bigint) {
+    this.#modifiedNs = modifiedNs;
+    this.#durableModifiedNs = modifiedNs;
+  }
+
+  get durableModifiedNs(): bigint {
+    return this.#durableModifiedNs;
+  }
+
+  /** It is written to. No sync of data alone makes that time durable. */
+  touch(): void {
+    this.#modifiedNs += 1n;
+  }
+
+  async syncAll(): Promise<void> {
+    const modifiedNs = this.#modifiedNs;
+    await this.disk.sync();
+    this.#durableModifiedNs = modifiedNs;
   }
 }
 
@@ -40,15 +65,18 @@ class OpenedFile implements Disk {
     return this.#file.disk.read(target, offset);
   }
   write(data: Uint8Array, offset: number): void | Promise<void> {
+    this.#file.touch();
     return this.#file.disk.write(data, offset);
   }
   zero(offset: number, length: number, allocate: boolean): void | Promise<void> {
+    this.#file.touch();
     return this.#file.disk.zero(offset, length, allocate);
   }
   zeroIsFast(offset: number, length: number, allocate: boolean): boolean {
     return this.#file.disk.zeroIsFast(offset, length, allocate);
   }
   punch(offset: number, length: number): boolean | Promise<boolean> {
+    this.#file.touch();
     return this.#file.disk.punch(offset, length);
   }
   seekData(offset: number): number {
@@ -66,6 +94,7 @@ class OpenedFile implements Disk {
     return this.#file.disk.sync();
   }
   resize(size: number): Promise<void> {
+    this.#file.touch();
     return this.#file.disk.resize(size);
   }
   reserve(offset: number, length: number): Promise<void> {
@@ -73,6 +102,10 @@ class OpenedFile implements Disk {
   }
   async identity(): Promise<DiskIdentity> {
     return { inode: this.#file.inode, size: this.size, modifiedNs: this.#file.modifiedNs };
+  }
+  async durableIdentity(): Promise<DiskIdentity> {
+    await this.#file.syncAll();
+    return this.identity();
   }
   async close(): Promise<void> {
     if (this.#closed) return;
@@ -121,7 +154,7 @@ export class MemoryFiles implements FileSystem {
     this.hook = undefined;
     for (const [path, file] of this.#files) {
       const durable = new MemoryFile(file.disk.size, file.inode);
-      durable.modifiedNs = file.modifiedNs;
+      durable.modifiedNs = file.durableModifiedNs;
       void durable.disk.write(file.disk.durableContent(), 0);
       void durable.disk.sync();
       this.#files.set(path, durable);

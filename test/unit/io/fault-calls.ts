@@ -17,6 +17,7 @@ export function faultCalls(replaced: Partial<NodeCalls> = {}): FaultCalls {
     write: 0,
     writeNow: 0,
     fdatasync: 0,
+    fsync: 0,
     truncate: 0,
     fallocate: 0,
     fallocateNow: 0,

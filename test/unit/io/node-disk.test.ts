@@ -397,6 +397,30 @@ describe('durability and the end', () => {
     await Promise.all(disks.map((disk) => disk.close()));
   });
 
+  it('tells an identity that a power loss does not take back only after an fsync', async () => {
+    const gate = deferred();
+    const calls = faultCalls({ fsync: (descriptor) => gate.promise.then(() => nodeCalls.fsync(descriptor)) });
+    const disk = await newDisk(MIB, calls);
+    await disk.write(Buffer.from('x'), 0);
+    let told = false;
+    const telling = disk.durableIdentity().finally(() => {
+      told = true;
+    });
+    await settle();
+    expect(told).toBe(false);
+    gate.resolve();
+    expect(await telling).toEqual(await disk.identity());
+    expect([calls.counts.fsync, calls.counts.fdatasync]).toEqual([1, 0]);
+    await disk.close();
+  });
+
+  it('tells no identity when the fsync fails', async () => {
+    const disk = await newDisk(MIB, faultCalls({ fsync: failNth(nodeCalls.fsync, 1, 'EIO') }));
+    await expect(disk.durableIdentity()).rejects.toMatchObject({ code: 'io-error' });
+    await disk.close();
+    await expect(disk.durableIdentity()).rejects.toMatchObject({ code: 'shutting-down' });
+  });
+
   it('fails all callers of a failed fdatasync, and only those', async () => {
     const calls = faultCalls({
       fdatasync: failNth(() => Promise.resolve(), 1, 'EIO'),

@@ -491,6 +491,15 @@ describe('the clean stop of an image', () => {
     expect(world.files.file(IMAGE).disk.content()[512]).toBe(3);
   });
 
+  it('is believed after a power loss: the time of the image is on the medium before the state says it', async () => {
+    const { world, image } = await imageInStep();
+    await image.target.write(Buffer.alloc(4096, 7), 0);
+    image.target.setApplied(1);
+    await image.close();
+    const again = await powerLoss(world);
+    expect([again.consistent, again.exact, again.recorded, again.reason]).toEqual([true, true, 1, undefined]);
+  });
+
   it('of an image that holds more than its position does not vouch for it', async () => {
     const { world, image, disk } = await imageInStep();
     image.target.setApplied(3);

@@ -3,6 +3,7 @@ import { AssertionFailed } from '../../../src/base/assert.ts';
 import { silentLog } from '../../../src/base/log.ts';
 import type { PointName } from '../../../src/io/points.ts';
 import { MirrorImage } from '../../../src/mirror/image.ts';
+import { DEFAULT_STAGING } from '../../../src/mirror/image-state.ts';
 import { recoverImage } from '../../../src/mirror/recover.ts';
 import { MIRROR_STATE } from '../../../src/store/mirror-state.ts';
 import { openStateFile } from '../../../src/store/state-file.ts';
@@ -206,6 +207,20 @@ describe('recovering an image', () => {
       expect([serving.consistent, serving.exact, serving.recorded]).toEqual([true, end === 'stop', 7]);
       expect(serving.state.replicaId.equals(image.state.replicaId)).toBe(true);
     }
+  });
+
+  it('that is a copy with whole seconds is believed when the power goes after it was taken over', async () => {
+    const { world, image } = await imageInStep();
+    image.target.setApplied(7);
+    await image.close();
+    world.files.file(IMAGE).modifiedNs = 9_876_543_210n;
+    await touchedState(world);
+    await copied(world, { modifiedNs: 9_000_000_000n });
+    const opened = await MirrorImage.open(world, silentLog, '/backup', 'disk', DEFAULT_STAGING, true);
+    expect([opened!.file, opened!.consistent, opened!.exact]).toEqual(['copy', true, true]);
+    world.files.losePower();
+    const after = await served(world);
+    expect([after.consistent, after.exact, after.recorded, after.reason]).toEqual([true, true, 7, undefined]);
   });
 
   it('that is a copy is taken up by a mirror only after it was recovered', async () => {
