@@ -1,4 +1,9 @@
-/** Either side dies at each named point of its code, which the test brings it to; nothing may be lost or mixed up by that. */
+/**
+ * Either side dies at each named point of its code, which the test brings it to; nothing may be lost or mixed up by that.
+ *
+ * Points that are come to in the same circumstances share a pair, one after the other: after each of them both sides go
+ * on, until they are in step, and everything is judged.
+ */
 import { expect, it } from 'vitest';
 import { KIB, MIB } from '../../src/base/units.ts';
 import { POINT_NAMES, type PointName } from '../../src/io/points.ts';
@@ -6,31 +11,29 @@ import { Chance } from '../support/chance.ts';
 import { type Daemon, until } from '../support/daemon.ts';
 import { judgePrefix } from '../support/judge.ts';
 import { needPrograms } from '../support/peers.ts';
-import { Rig, type RigOptions } from './rig.ts';
+import { Rig, timeoutOf } from './rig.ts';
 import { freeze, SEED, thaw, Witness } from './witness.ts';
 
 const SIZE = 8 * MIB;
+/** Before it there is no mirror that could be judged. */
+const BEFORE_ANY_IMAGE: PointName = 'mirror-image-created';
 
-/**
- * How a point is brought about, with the process that is to die there started for it: `begin` is called once it has
- * been, unless it died on the way.
- */
+/** How a point is brought about. */
 interface Provocation {
-  readonly options?: RigOptions;
-  /** Before the process is started, which it may have stopped. */
+  /** Before the process that is to die is started; it may have been stopped. */
   prepare?(witness: Witness): Promise<void>;
+  /** It has been started, unless it died on the way. */
   begin(witness: Witness): Promise<void>;
 }
 
 /** Writes, zeroes, trims and flushes, in step. */
 const load: Provocation = { begin: (witness) => witness.startLoad() };
 
-/** Few regions stay marked: marks come and go. */
-const wandering: Provocation = { ...load, options: { serve: ['--dirty-active', '4'] } };
+/** With pauses in which everything becomes durable on both sides: only then can a mark go. */
+const slowLoad: Provocation = { begin: (witness) => witness.startLoad({ depth: 4, pauseMs: 700 }) };
 
-/** It is asked to stop, with something left to send. */
+/** The primary is asked to stop, with something left to send. */
 const stop: Provocation = {
-  options: { serve: ['--window', '16M', '--drain-timeout', '1s'] },
   async begin(witness) {
     const { rig } = witness;
     await witness.startLoad();
@@ -57,7 +60,7 @@ const rescan: Provocation = {
     const { rig } = witness;
     await rig.mirror.stop();
     await witness.startLoad();
-    await witness.untilAnswered(100);
+    await witness.untilAnswered(40);
     await rig.primary.crash();
     await witness.stopLoad();
     await judgeDisk(witness);
@@ -69,9 +72,8 @@ const rescan: Provocation = {
 };
 
 /** The link is away for longer than memory lasts, and comes back. */
-function outage(serve: readonly string[], hotSize: number): Provocation {
+function outage(hotSize: number): Provocation {
   return {
-    options: { serve },
     async begin(witness) {
       const { rig } = witness;
       await witness.startLoad({ size: hotSize });
@@ -83,38 +85,80 @@ function outage(serve: readonly string[], hotSize: number): Provocation {
   };
 }
 
-const spool = outage(['--window', '1M', '--spool-size', '64M'], 4 * MIB);
-const merge = outage(['--window', '1M', '--spool-size', '2M'], 512 * KIB);
-const tooMuch = outage(['--window', '1M', '--spool-size', '1M'], SIZE);
+/** Points that share a pair. */
+interface Circumstances {
+  readonly text: string;
+  /** More arguments of `nbdtwin serve`. */
+  readonly serve: readonly string[];
+  readonly points: readonly (readonly [point: PointName, provocation: Provocation])[];
+}
 
-const PROVOCATIONS: Record<PointName, Provocation> = {
-  'primary-run-recorded': load,
-  'primary-marks-written': load,
-  'primary-marks-cleared': wandering,
-  'primary-spool-begun': spool,
-  'primary-spool-read': spool,
-  'primary-merge-begun': merge,
-  'primary-merge-frozen': merge,
-  'primary-merge-sent': merge,
-  'primary-order-given-up': tooMuch,
-  'primary-backlog-persisted': stop,
-  'primary-clean-recorded': stop,
-  // Has a test of its own: before it there is no mirror that could be judged.
-  'mirror-image-created': load,
-  'mirror-session-recorded': load,
-  'mirror-epoch-synced': load,
-  'mirror-position-recorded': load,
-  'mirror-map-version-recorded': wandering,
-  'mirror-staging-begun': rescan,
-  'mirror-staging-synced': rescan,
-  'mirror-space-reserved': rescan,
-  'mirror-commit-recorded': rescan,
-  'mirror-copy-begun': rescan,
-  'mirror-copy-synced': rescan,
-  'mirror-copy-recorded': rescan,
-  'mirror-staging-removed': rescan,
-  'mirror-clean-recorded': stopMirror,
-};
+const CIRCUMSTANCES: readonly Circumstances[] = [
+  {
+    text: 'the primary, in step and stopping',
+    serve: ['--window', '16M', '--drain-timeout', '1s'],
+    points: [
+      ['primary-run-recorded', load],
+      ['primary-marks-written', load],
+      ['primary-backlog-persisted', stop],
+      ['primary-clean-recorded', stop],
+    ],
+  },
+  {
+    text: 'the mirror, in step and stopping',
+    serve: [],
+    points: [
+      ['mirror-session-recorded', load],
+      ['mirror-epoch-synced', load],
+      ['mirror-position-recorded', load],
+      ['mirror-clean-recorded', stopMirror],
+    ],
+  },
+  {
+    text: 'the mirror, while it is rescanned',
+    serve: [],
+    points: [
+      ['mirror-staging-begun', rescan],
+      ['mirror-staging-synced', rescan],
+      ['mirror-space-reserved', rescan],
+      ['mirror-commit-recorded', rescan],
+      ['mirror-copy-begun', rescan],
+      ['mirror-copy-synced', rescan],
+      ['mirror-copy-recorded', rescan],
+      ['mirror-staging-removed', rescan],
+    ],
+  },
+  {
+    text: 'either, while marks come and go: few regions stay marked',
+    serve: ['--dirty-active', '4'],
+    points: [
+      ['mirror-map-version-recorded', load],
+      ['primary-marks-cleared', slowLoad],
+    ],
+  },
+  {
+    text: 'the primary, which spools',
+    serve: ['--window', '1M', '--spool-size', '64M'],
+    points: [
+      ['primary-spool-begun', outage(4 * MIB)],
+      ['primary-spool-read', outage(4 * MIB)],
+    ],
+  },
+  {
+    text: 'the primary, which merges',
+    serve: ['--window', '1M', '--spool-size', '2M'],
+    points: [
+      ['primary-merge-begun', outage(512 * KIB)],
+      ['primary-merge-frozen', outage(512 * KIB)],
+      ['primary-merge-sent', outage(512 * KIB)],
+    ],
+  },
+  {
+    text: 'the primary, which has no more room for order',
+    serve: ['--window', '1M', '--spool-size', '1M'],
+    points: [['primary-order-given-up', outage(SIZE)]],
+  },
+];
 
 /** The primary has died: what was answered must be there. Another life begins. */
 async function judgeDisk(witness: Witness): Promise<void> {
@@ -144,54 +188,71 @@ async function expectDead(doomed: Daemon | undefined, point: string): Promise<vo
   expect(signal).toBe('SIGKILL');
 }
 
+/** A side dies at a point; what it leaves is judged, and both go on until they are in step. */
+async function expectRecovery(witness: Witness, point: PointName, provocation: Provocation): Promise<void> {
+  const { rig } = witness;
+  const side = point.startsWith('primary') ? 'primary' : 'mirror';
+  await provocation.prepare?.(witness);
+  expect(await rig[side].stop()).toEqual({ status: 0, signal: null });
+  const doomed = await startDoomed(rig, side, point);
+  if (doomed !== undefined) {
+    // It may die in the middle of what is done to it.
+    const begun = provocation.begin(witness);
+    begun.catch(() => undefined);
+    await expectDead(doomed, point);
+    await begun.catch(() => undefined);
+  }
+
+  rig.proxy.restore();
+  if (side === 'mirror') {
+    await witness.expectPrefix({ tornMax: 1 });
+    await rig.startMirror();
+  } else {
+    await witness.stopLoad();
+    await freeze(rig.mirror);
+    await witness.expectPrefix({ tornMax: 1 });
+    thaw(rig.mirror);
+    await judgeDisk(witness);
+    await rig.startPrimary();
+  }
+  if (!witness.isUnderLoad) await witness.startLoad();
+  await witness.untilAnswered(30);
+  await witness.stopLoad();
+  await witness.expectSettled();
+}
+
 needPrograms(
   `at a named point (seed ${SEED})`,
   'cmp',
 )(() => {
-  it.each(POINT_NAMES.filter((name) => name !== 'mirror-image-created'))('%s', async (point) => {
-    const side = point.startsWith('primary') ? 'primary' : 'mirror';
-    const provocation = PROVOCATIONS[point];
-    const rig = await Rig.inStep({ size: SIZE, ...provocation.options });
-    const witness = await Witness.of(rig, new Chance(SEED));
-    await provocation.prepare?.(witness);
-    expect(await rig[side].stop()).toEqual({ status: 0, signal: null });
-    const doomed = await startDoomed(rig, side, point);
-    if (doomed !== undefined) {
-      // It may die in the middle of what is done to it.
-      const begun = provocation.begin(witness);
-      begun.catch(() => undefined);
-      await expectDead(doomed, point);
-      await begun.catch(() => undefined);
-    }
+  it.each(CIRCUMSTANCES)(
+    '$text',
+    async ({ serve, points }) => {
+      const witness = await Witness.of(await Rig.inStep({ size: SIZE, serve }), new Chance(SEED));
+      for (const [point, provocation] of points) {
+        await expectRecovery(witness, point, provocation).catch((error: unknown) => {
+          throw new Error(`at ${point}: ${String(error)}`, { cause: error });
+        });
+      }
+    },
+    timeoutOf(4),
+  );
 
-    rig.proxy.restore();
-    if (side === 'mirror') {
-      await witness.expectPrefix({ tornMax: 1 });
-      await rig.startMirror();
-    } else {
-      await witness.stopLoad();
-      await freeze(rig.mirror);
-      await witness.expectPrefix({ tornMax: 1 });
-      thaw(rig.mirror);
-      await judgeDisk(witness);
-      await rig.startPrimary();
-    }
-    if (!witness.isUnderLoad) await witness.startLoad();
-    await witness.untilAnswered(50);
-    await witness.stopLoad();
-    await witness.expectSettled();
-  });
-
-  it('mirror-image-created', async () => {
+  it('the mirror, whose image is there and nothing else yet', async () => {
     const rig = await Rig.stopped({ size: SIZE });
-    const doomed = await startDoomed(rig, 'mirror', 'mirror-image-created');
+    const doomed = await startDoomed(rig, 'mirror', BEFORE_ANY_IMAGE);
     await rig.startPrimary();
-    await expectDead(doomed, 'mirror-image-created');
+    await expectDead(doomed, BEFORE_ANY_IMAGE);
     await rig.startMirror();
     const witness = await Witness.of(rig, new Chance(SEED));
     await witness.startLoad();
     await witness.untilAnswered(50);
     await witness.stopLoad();
     await witness.expectSettled();
+  });
+
+  it('leaves out none', () => {
+    const points = CIRCUMSTANCES.flatMap((circumstances) => circumstances.points.map(([point]) => point));
+    expect([...points, BEFORE_ANY_IMAGE].sort()).toEqual([...POINT_NAMES].sort());
   });
 });
