@@ -145,7 +145,7 @@ export async function recover(image: string): Promise<void> {
   expect(result.stdout).toContain('another file than the one that the mirror wrote');
 }
 
-export function expectLegal(judgement: Judgement, what: string): void {
+function expectLegal(judgement: Judgement, what: string): void {
   if (!judgement.legal) expect.fail(`${what}: ${judgement.problem}`);
 }
 
