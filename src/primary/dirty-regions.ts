@@ -9,7 +9,9 @@
  *
  * The *active set*: up to `activeMax` regions that might be cleared stay set, those that were written last, so that a
  * steady load finds its regions set and waits for no mark. When there are an eighth more, the least recently written are
- * cleared in one group, in the background, a moment after `reconcile` was told that something may have changed.
+ * cleared in one group, in the background, a moment after `reconcile` was told that something may have changed. What
+ * nobody has written in this process is not in it, and is cleared as soon as it may be: after a seeding or a rescan
+ * everything compared is set, and to keep a part of it would only give the start after a crash more to compare.
  *
  * Nothing here survives a crash: the map then has more set than need be.
  */
@@ -33,7 +35,7 @@ export interface DirtyRegionsView {
   recorded(): ClearedPosition | undefined;
   /** True when something other than an operation says that the region may differ. */
   mustStay(region: number): boolean;
-  /** How many regions `mustStay`, or fewer. */
+  /** How many regions `mustStay`, roughly: where it is too high for a while, what may be cleared is looked for later. */
   stayCount(): number;
   /** Everything up to this sequence has been on the local disk when a sync of it that succeeded began. */
   locallyDurable(): number;
@@ -104,11 +106,12 @@ export class DirtyRegions {
     await this.#running;
   }
 
-  /** More may be there to clear than the active set and its slack: without looking at the regions. */
+  /** Something not in use may be there to clear, or more than the active set and its slack: without looking at regions. */
   #isWorthALook(): boolean {
     if (!this.#map.valid || this.#view.syncFailed()) return false;
+    const clearable = this.#map.count(this.#plane) - this.#view.stayCount();
     const slack = Math.floor(this.#activeMax / SLACK_DIVISOR);
-    return this.#map.count(this.#plane) - this.#view.stayCount() > this.#activeMax + slack;
+    return clearable > Math.min(this.#sequences.inUseCount, this.#activeMax + slack);
   }
 
   /** Clears in the background until no more than `activeMax` regions could be cleared. */
@@ -136,30 +139,32 @@ export class DirtyRegions {
   }
 
   /**
-   * The least recently written of the regions to which (a) and (c) apply, all but `activeMax` of them; none when there
-   * are not more than `slack` of those.
+   * Of the regions to which (a) and (c) apply: those that are not in use, and the least recently written of the others,
+   * all but `activeMax` of them; none of the others when there are not more than `slack` of those.
    */
   #oldest(activeMax: number, slack: number): number[] {
     const recorded = this.#view.recorded();
     if (recorded === undefined || !this.#map.valid || this.#view.syncFailed()) return [];
-    const regions: number[] = [];
+    const idle: number[] = [];
+    const inUse: number[] = [];
     const map = this.#map;
     for (let region = map.nextSet(this.#plane, 0); region >= 0; region = map.nextSet(this.#plane, region + 1)) {
       if (!map.isSet(this.#plane, region) || this.#sequences.of(region) > recorded.sequence) continue;
-      if (!this.#view.mustStay(region)) regions.push(region);
+      if (!this.#view.mustStay(region)) (this.#sequences.isInUse(region) ? inUse : idle).push(region);
     }
-    const excess = regions.length - activeMax;
-    if (excess <= slack) return [];
-    const sorted = Float64Array.from(regions, (region) => this.#sequences.of(region)).sort();
+    const excess = inUse.length - activeMax;
+    if (excess <= slack) return idle;
+    const sorted = Float64Array.from(inUse, (region) => this.#sequences.of(region)).sort();
     const cut = sorted[excess - 1]!;
     // As many of those written at the very cut as are wanted beside all that are older.
     let atCut = excess - sorted.indexOf(cut);
-    return regions.filter((region) => {
+    const oldest = inUse.filter((region) => {
       const last = this.#sequences.of(region);
       if (last !== cut) return last < cut;
       atCut -= 1;
       return atCut >= 0;
     });
+    return [...idle, ...oldest];
   }
 
   /** Clears those of the regions to which (b) and (d) apply too. From the test to the clear nothing can come between. */
@@ -172,6 +177,8 @@ export class DirtyRegions {
       const offset = region * regionSize;
       return this.#view.isFree(offset, Math.min(regionSize, size - offset));
     });
-    if (recorded !== undefined && regions.length > 0) await this.#map.clear(this.#plane, regions, recorded);
+    if (recorded === undefined || regions.length === 0) return;
+    for (const region of regions) this.#sequences.letGo(region);
+    await this.#map.clear(this.#plane, regions, recorded);
   }
 }

@@ -153,7 +153,7 @@ function start(
         ? { run: lineage.run, sequence: replica.recorded, checkpoint: replica.marks.checkpoint }
         : undefined,
     mustStay: (region) => replica.marks.holds(region) || replica.stagedRun.holds(region),
-    stayCount: () => Math.max(replica.marks.count, replica.stagedRun.uncommittedCount),
+    stayCount: () => replica.marks.count + replica.stagedRun.uncommittedCount,
     locallyDurable: () => ledger.locallyDurable,
     syncFailed: () => ledger.syncFailed,
     syncLocal,

@@ -146,6 +146,23 @@ test('a primary that dies compares what is marked at its next start, and no more
   expect(pair.link.lastRescan!.scopeSize).toBeLessThanOrEqual(8 * MIB);
 });
 
+test('a seeding leaves nothing marked that no client wrote, nor does a rescan', async () => {
+  const pair = await Pair.inStep({ size: 64 * MIB });
+  await pair.until('nothing marked', () => pair.link.map.set === 0);
+  for (const region of [3, 40, 41]) await pair.write(region * MIB, randomBytes(5000));
+  await pair.untilInStep();
+  expect(pair.link.map.set).toBe(3);
+  // Dies, and compares those; none of them is written again.
+  cpSync(`${pair.diskPath}.twin`, `${pair.folder}/as-the-power-went`, { recursive: true });
+  await pair.stopPrimary(0);
+  rmSync(`${pair.diskPath}.twin`, { recursive: true });
+  cpSync(`${pair.folder}/as-the-power-went`, `${pair.diskPath}.twin`, { recursive: true });
+  await pair.startPrimary();
+  await pair.untilInStep();
+  expect(pair.link.lastRescan).toMatchObject({ scope: 'marked', scopeSize: 3 * MIB });
+  await pair.until('nothing marked', () => pair.link.map.set === 0);
+});
+
 test('a disk changed while it was not being served is compared whole', async () => {
   const pair = await Pair.inStep();
   await pair.write(MIB, randomBytes(5000));

@@ -14,8 +14,11 @@ const REGION_COUNT = 64;
 const RUN = Buffer.alloc(16, 3);
 const PATH = '/state/dirty';
 
-/** A mirror and a local disk that are where the test says, and regions of which all were written at sequence 0. */
-async function scene(activeMax = 8) {
+/**
+ * A mirror and a local disk that are where the test says, and regions of which all were written at sequence 0: in this
+ * process, or `before` it.
+ */
+async function scene(activeMax = 8, written: 'in it' | 'before' = 'in it') {
   const files = new MemoryFiles();
   const clock = new ManualClock();
   const { log, lines } = memoryLog();
@@ -27,6 +30,7 @@ async function scene(activeMax = 8) {
     invalidate: () => Promise.reject(new Failure('io-error', 'no state')),
   });
   const sequences = new RegionSequences(size, REGION_SIZE, 0);
+  if (written === 'in it') sequences.note(0, size, 0);
   const state = {
     recorded: 0 as number | undefined,
     stays: new Set<number>(),
@@ -137,6 +141,72 @@ describe('the active set', () => {
       ),
       { numRuns: 40 },
     );
+  });
+});
+
+describe('what nobody has written in this process', () => {
+  it('is cleared before all else and does not count towards the active set, however large that may be', async () => {
+    const { state, regions, write, set, pass, sequences } = await scene(32, 'before');
+    write(5, 9, 5, 40);
+    Object.assign(state, { recorded: 4, durable: 4 });
+    regions.reconcile();
+    await pass();
+    expect(set()).toEqual([5, 9, 40]);
+    expect(sequences.inUseCount).toBe(3);
+  });
+
+  it('is cleared as the comparison goes on, and what was written meanwhile stays', async () => {
+    const { state, regions, write, set, pass } = await scene(32, 'before');
+    for (const region of all) state.stays.add(region);
+    write(60);
+    Object.assign(state, { recorded: 1, durable: 1 });
+    for (const region of all.slice(0, 40)) state.stays.delete(region);
+    regions.reconcile();
+    await pass();
+    expect(set()).toEqual(all.slice(40));
+    for (const region of all) state.stays.delete(region);
+    regions.reconcile();
+    await pass();
+    expect(set()).toEqual([60]);
+  });
+
+  it('belongs to the active set once it has been written and cleared and written again', async () => {
+    const { state, regions, map, sequences, set, write, pass } = await scene(2, 'before');
+    write(1, 2, 3, 4);
+    Object.assign(state, { recorded: 4, durable: 4 });
+    regions.reconcile();
+    await pass();
+    expect([set(), sequences.inUseCount]).toEqual([[3, 4], 2]);
+    await map.set(REGION_SIZE, 1);
+    // Set, and not yet written: it is held.
+    state.busy.add(1);
+    regions.reconcile();
+    await pass();
+    sequences.note(REGION_SIZE, 1, 5);
+    state.busy.delete(1);
+    Object.assign(state, { recorded: 5, durable: 5 });
+    regions.reconcile();
+    await pass();
+    expect(set()).toEqual([1, 4]);
+  });
+
+  it('costs no look at the regions once it is cleared', async () => {
+    const { state, regions, write, set, pass } = await scene(32, 'before');
+    write(5, 9);
+    Object.assign(state, { recorded: 2, durable: 2 });
+    regions.reconcile();
+    await pass();
+    expect(set()).toEqual([5, 9]);
+    let looks = 0;
+    state.stays.has = () => {
+      looks += 1;
+      return false;
+    };
+    for (let count = 0; count < 5; count += 1) {
+      regions.reconcile();
+      await pass();
+    }
+    expect(looks).toBe(0);
   });
 });
 
