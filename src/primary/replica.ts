@@ -20,7 +20,7 @@
 import { assert } from '../base/assert.ts';
 import type { Bitmap } from '../base/bitmap.ts';
 import type { Clock } from '../io/clock.ts';
-import { FRAME_BARRIER, FrameType } from '../link/frame.ts';
+import { FRAME_BARRIER, type FrameType } from '../link/frame.ts';
 import { Marks } from '../store/marks.ts';
 import type { Backlog } from './backlog.ts';
 import type { MergedPart } from './merged-part.ts';
@@ -190,7 +190,7 @@ export class Replica {
 
   /** Something that belongs to this session only, at the place of the stream up to which operations are on their way. */
   remark(
-    type: (typeof FrameType)['WRITE' | 'ZERO' | 'PASS' | 'CHECKPOINT' | 'CHECK' | 'STAGE' | 'MAP_VERSION'],
+    type: (typeof FrameType)['WRITE' | 'ZERO' | 'PASS' | 'CHECKPOINT' | 'CHECK' | 'STAGE'],
     flags: number,
     offset: number,
     length: number,
@@ -220,7 +220,8 @@ export class Replica {
   mapChanged(version: number): void {
     if (!this.#inSession) return;
     this.regions.told(version);
-    this.remark(FrameType.MAP_VERSION, 0, version, 0);
+    this.window.pushMapVersion(version, this.streamSequence, this.#clock.nowMs());
+    this.#events.appended();
   }
 
   sent(sequence: number): void {

@@ -25,7 +25,8 @@ export interface WindowEntry {
   readonly flags: number;
   /** That of a barrier not yet sent moves on when another follows at once. */
   sequence: number;
-  readonly offset: number;
+  /** Of a version of the dirty map: that version. It moves on too. */
+  offset: number;
   readonly length: number;
   /** Payload; taken away from a remark once it has been sent. */
   data: Uint8Array | undefined;
@@ -53,6 +54,8 @@ export class Window {
   #baseSequence: number;
   #sentSequence: number;
   #lastBarrier = -1;
+  /** A version of the dirty map that has not been sent. */
+  #unsentVersion: WindowEntry | undefined;
 
   /** `limit` in bytes; the window begins empty after `baseSequence`. */
   constructor(limit: number, baseSequence: number) {
@@ -155,10 +158,24 @@ export class Window {
     this.push(FrameType.BARRIER, 0, sequence, 0, 0, undefined, false, atMs);
   }
 
+  /**
+   * A version of the dirty map: a remark in front of every operation that relies on it. While one has not been sent it
+   * tells the newest instead: a mirror may know too early, never too late. So a mirror that takes nothing costs one entry.
+   */
+  pushMapVersion(version: number, sequence: number, atMs: number): void {
+    if (this.#unsentVersion !== undefined) {
+      this.#unsentVersion.offset = version;
+      return;
+    }
+    this.push(FrameType.MAP_VERSION, 0, sequence, version, 0, undefined, true, atMs);
+    this.#unsentVersion = this.#entries.at(-1);
+  }
+
   /** The next entry to send; it counts as sent. */
   takeUnsent(): WindowEntry | undefined {
     const entry = this.#entries[this.#unsent];
     if (entry === undefined) return undefined;
+    if (entry === this.#unsentVersion) this.#unsentVersion = undefined;
     this.#unsent += 1;
     this.#sentSequence = Math.max(this.#sentSequence, entry.sequence);
     return entry;
@@ -204,6 +221,7 @@ export class Window {
       this.#unpin(entry);
     }
     this.#entries = kept;
+    this.#unsentVersion = undefined;
     this.#head = 0;
     let index = 0;
     while (index < kept.length && kept[index]!.sequence <= sequence) index += 1;
@@ -222,6 +240,7 @@ export class Window {
       if (!entry.remark && entry.length > 0) dropped(entry);
     }
     this.#entries = [];
+    this.#unsentVersion = undefined;
     this.#head = 0;
     this.#unsent = 0;
     this.#unapplied = 0;

@@ -256,6 +256,37 @@ describe('the window', () => {
     expect(window.hasUnsent).toBe(false);
   });
 
+  it('keeps one version of the dirty map until it is sent, in front of all that came after any of them', () => {
+    const window = new Window(LIMIT, 0);
+    window.pushMapVersion(7, 0, 0);
+    window.push(FrameType.ZERO, 0, 1, 0, 1, undefined, false, 0);
+    const { usedSize } = window;
+    // Nothing is sent, while group after group of marks is made.
+    for (let version = 8; version < 500; version += 1) window.pushMapVersion(version, 1, 0);
+    expect(window.usedSize).toBe(usedSize);
+    expect(window.takeUnsent()).toMatchObject({ type: FrameType.MAP_VERSION, offset: 499, sequence: 0, remark: true });
+    // The next operation may rely on what was made after that one was sent.
+    window.pushMapVersion(500, 1, 0);
+    expect(window.takeUnsent()).toMatchObject({ type: FrameType.ZERO, sequence: 1 });
+    window.push(FrameType.ZERO, 0, 2, 0, 1, undefined, false, 0);
+    window.pushMapVersion(501, 2, 0);
+    expect(window.takeUnsent()).toMatchObject({ type: FrameType.MAP_VERSION, offset: 501 });
+    expect(window.takeUnsent()).toMatchObject({ type: FrameType.ZERO, sequence: 2 });
+    expect(window.hasUnsent).toBe(false);
+  });
+
+  it('pushes a version of the dirty map anew where the one that waited is gone with its session', () => {
+    const window = new Window(LIMIT, 0);
+    for (const forget of [() => window.rewind(0), () => window.clear(0, () => undefined)]) {
+      window.pushMapVersion(7, 0, 0);
+      forget();
+      expect(window.hasUnsent).toBe(false);
+      window.pushMapVersion(8, 0, 0);
+      expect(window.takeUnsent()).toMatchObject({ type: FrameType.MAP_VERSION, offset: 8 });
+      window.clear(0, () => undefined);
+    }
+  });
+
   it('counts a buffer once that several entries share, until the last of them is gone', () => {
     const window = new Window(LIMIT, 0);
     const arena = new Uint8Array(8192);
