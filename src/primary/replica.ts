@@ -23,6 +23,7 @@ import type { Clock } from '../io/clock.ts';
 import { FRAME_BARRIER, type FrameType } from '../link/frame.ts';
 import { Marks } from '../store/marks.ts';
 import type { Backlog } from './backlog.ts';
+import { Comparing } from './comparing.ts';
 import type { MergedPart } from './merged-part.ts';
 import type { MirrorRegions } from './mirror-regions.ts';
 import type { ReplicaEvents, ReplicaStart } from './replica-events.ts';
@@ -39,20 +40,12 @@ export class Replica {
   readonly #clock: Clock;
   #events: ReplicaEvents = { appended: () => undefined, mergedReady: () => undefined, overran: () => undefined };
   #keeping: boolean;
-  #pass: RunningPass | undefined;
-  /** A comparison is under way: what finds no room is left to its next pass. */
-  #comparing = false;
+  readonly comparing = new Comparing();
   #inSession = false;
   /** A merged part is on its way: what is remarked now stands in its middle. */
   #merging = false;
   #sequence: number;
   #sentMax: number;
-  #passOverruns = 0;
-  /**
-   * The last change that is in no stream, only in marks. A repair of it must not stand in front of an older operation on
-   * the same place, which the spool may still hold: no pass begins before the stream has got past it.
-   */
-  #leftOutThrough = 0;
   readonly #stagedRun: StagedRun;
   /** What the mirror's image is known to have recorded. */
   #recorded: number;
@@ -116,11 +109,6 @@ export class Replica {
     return this.#behindSinceMs;
   }
 
-  /** Operations that found no room in the backlog since the present pass began: another one must follow. */
-  get passOverruns(): number {
-    return this.#passOverruns;
-  }
-
   /** What the mirror's image is known to have recorded, in this run. */
   get recorded(): number {
     return this.#recorded;
@@ -150,7 +138,7 @@ export class Replica {
       this.marks.mark(offset, length);
       return;
     }
-    if (this.#pass?.willCompare(offset, length) === true) {
+    if (this.comparing.willCompare(offset, length)) {
       if (barrier) this.barrier();
       return;
     }
@@ -159,7 +147,7 @@ export class Replica {
       this.#overrun(offset, length);
       return;
     }
-    this.#pass?.streamed(offset, length);
+    this.comparing.streamed(offset, length);
     this.#events.appended();
   }
 
@@ -168,13 +156,13 @@ export class Replica {
    * stand behind it: then it reaches the image all at once, or an image that is not consistent anyway.
    */
   barrier(): void {
-    if (!this.#keeping || (this.#comparing && this.backlog.isInWindow)) return;
+    if (!this.#keeping || (this.comparing.isOpen && this.backlog.isInWindow)) return;
     if (this.backlog.barrier(this.#sequence, this.#clock.nowMs())) {
       this.#events.appended();
       return;
     }
-    if (this.#comparing) {
-      this.#leaveOut();
+    if (this.comparing.isOpen) {
+      this.comparing.leftOut(this.#sequence);
       return;
     }
     // What follows must not be taken for the same epoch.
@@ -204,11 +192,6 @@ export class Replica {
   /** The last operation in front of what is remarked now: of all, or of those that are not in the spool. */
   get streamSequence(): number {
     return this.backlog.isInWindow ? this.#sequence : this.window.lastSequence;
-  }
-
-  /** A comparison is under way: the mirror's view takes everything until it is complete. */
-  get comparing(): boolean {
-    return this.#comparing;
   }
 
   /** What is remarked now stands behind operation `sequence`, and not in the middle of a merged part. */
@@ -276,11 +259,6 @@ export class Replica {
     return after;
   }
 
-  /** The last change that only marks tell of: a pass begins when the stream `isPast` it. */
-  get leftOutThrough(): number {
-    return this.#leftOutThrough;
-  }
-
   /** A merged part goes out from now on: as a staged run of its own, or within the comparison. */
   beginMerged(stagedId: Buffer | undefined): void {
     this.#merging = true;
@@ -305,31 +283,13 @@ export class Replica {
    * has to compare.
    */
   beginPass(): Bitmap {
-    assert(this.#keeping && this.#comparing, 'what a pass does not compare is streamed');
+    assert(this.#keeping, 'what a pass does not compare is streamed');
     const snapshot = this.marks.beginPass();
     const leavable = snapshot.copy();
     // What is still in the spool will be applied after the digests: a later operation must not be left out.
     if (!this.backlog.isInWindow) this.regions.forEachAfter(this.window.lastSequence, (index) => leavable.clear(index));
-    this.#pass = new RunningPass(leavable, this.marks.regionSize);
-    this.#passOverruns = 0;
+    this.comparing.beginPass(new RunningPass(leavable, this.marks.regionSize));
     return snapshot;
-  }
-
-  /** The pass compares everything below `end` now or has done so: operations there are streamed from now on. */
-  passReached(end: number): void {
-    this.#pass?.reached(end);
-  }
-
-  /** From now on every operation is streamed, or left to the next pass. Marks set since the pass began are remembered. */
-  endPass(): void {
-    this.#pass = undefined;
-  }
-
-  /** What completes the comparison is placed in this turn: what follows reaches the image operation by operation. */
-  endComparing(): void {
-    assert(this.#passOverruns === 0, 'everything since the last pass is in the stream');
-    this.#pass = undefined;
-    this.#comparing = false;
   }
 
   /** The mirror's view holds, durably at `checkpoint`, what the pass has found in [from, end). */
@@ -352,8 +312,7 @@ export class Replica {
 
   /** The session is over, and with it a pass that had begun. What it had still to compare stays marked. */
   sessionEnded(): void {
-    this.#pass = undefined;
-    this.#comparing = false;
+    this.comparing.end();
     this.#merging = false;
     this.#inSession = false;
     this.regions.endTelling();
@@ -386,7 +345,7 @@ export class Replica {
   }
 
   #beginComparing(): void {
-    this.#comparing = true;
+    this.comparing.begin();
     // From here on, not only once the mirror has answered: a burst of writes meanwhile is left to the pass.
     this.beginPass();
   }
@@ -402,18 +361,12 @@ export class Replica {
       this.regions.forEachAfter(Math.min(position, this.#recorded), (index) => this.marks.markRegion(index));
     this.backlog.giveUp(this.#sequence, (offset, length) => this.marks.mark(offset, length));
     this.#keeping = false;
-    this.#pass = undefined;
+    this.comparing.endPass();
   }
 
   #overrun(offset: number, length: number): void {
     this.marks.mark(offset, length);
-    if (this.#comparing) this.#leaveOut();
+    if (this.comparing.isOpen) this.comparing.leftOut(this.#sequence);
     else this.loseOrder();
-  }
-
-  /** What was not streamed is for another pass. */
-  #leaveOut(): void {
-    this.#passOverruns += 1;
-    this.#leftOutThrough = this.#sequence;
   }
 }

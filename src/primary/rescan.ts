@@ -79,11 +79,11 @@ export class Rescan {
       for (;;) {
         await this.#streamPastLeftOut();
         const scopeSize = await this.#runPass();
-        this.#replica.endPass();
+        this.#replica.comparing.endPass();
         await this.#streamPast(this.#replica.sequence);
         // From here to the placing nothing may come in between: an operation left out would not be seen.
-        const complete = this.#replica.passOverruns === 0;
-        if (complete) this.#replica.endComparing();
+        const complete = this.#replica.comparing.overruns === 0;
+        if (complete) this.#replica.comparing.complete();
         const placed = this.#checkpoints.place(complete);
         this.#clearAt(placed);
         await this.#clearing;
@@ -96,7 +96,7 @@ export class Rescan {
         this.#judge(scopeSize);
       }
     } finally {
-      this.#replica.endPass();
+      this.#replica.comparing.endPass();
       marks.endPass();
     }
   }
@@ -123,7 +123,7 @@ export class Rescan {
       key,
       pass: this.#pass,
       next: (offset, lengthMax) => this.#replica.marks.nextOf(snapshot, offset, lengthMax),
-      reached: (end) => this.#replica.passReached(end),
+      reached: (end) => this.#replica.comparing.passReached(end),
       differing: (range) => this.#repair(range),
       unreadable: (range) => this.#unreadable(range),
       compared: (range) => this.#compared(range),
@@ -134,7 +134,8 @@ export class Rescan {
 
   /** A repair of what only marks tell of must not stand in front of an older operation on the same place. */
   async #streamPastLeftOut(): Promise<void> {
-    while (!this.#replica.isPast(this.#replica.leftOutThrough)) await this.#streamPast(this.#replica.leftOutThrough);
+    while (!this.#replica.isPast(this.#replica.comparing.leftOutThrough))
+      await this.#streamPast(this.#replica.comparing.leftOutThrough);
   }
 
   /** Waits until the stream has got past an operation: what a pass has read may be newer than what is still spooled. */

@@ -16,7 +16,8 @@ import { decodeAck, NO_POSITIONS, type Positions } from '../link/messages.ts';
 import { type CheckpointNumbers, Checkpoints } from './checkpoints.ts';
 import type { ComparisonMeans } from './comparison.ts';
 import type { LocalDisk } from './local-disk.ts';
-import { type MergedMeans, sendMerged } from './merged-run.ts';
+import { mergedMeans } from './merged-means.ts';
+import { sendMerged } from './merged-run.ts';
 import type { Begun } from './opening.ts';
 import { Pacing } from './pacing.ts';
 import { Questions } from './questions.ts';
@@ -333,18 +334,17 @@ export class PrimarySession {
   async #sendMerged(resumed?: number): Promise<void> {
     const replica = this.#replica;
     for (let resumedCheckpoint = resumed; !this.channel.ended; resumedCheckpoint = undefined) {
-      const inside = replica.comparing || this.#catchingUp;
+      const inside = replica.comparing.isOpen || this.#catchingUp;
       // Where a staged run is being completed this is asked again when it is.
       if (!inside && resumedCheckpoint === undefined && (this.#staged || this.#rescan !== undefined)) return;
       const part = replica.backlog.nextMerged();
       if (part === undefined) return;
       const place = inside ? 'inside' : resumedCheckpoint === undefined ? 'alone' : { resumedCheckpoint };
       let last = 0;
-      const sending = sendMerged(
-        part,
-        this.#mergedMeans((number) => (last = number)),
-        place,
-      );
+      const means = mergedMeans(this.#means, this.#world.random, replica, this.#checkpoints, (number) => {
+        last = number;
+      });
+      const sending = sendMerged(part, means, place);
       replica.beginMerged(place === 'alone' ? part.transfer?.stagingId : undefined);
       if (!inside) this.#setStaged(true);
       try {
@@ -359,25 +359,6 @@ export class PrimarySession {
       replica.committed(part.end, last);
       this.#committed(part.end);
     }
-  }
-
-  #mergedMeans(done: (number: number) => void): MergedMeans {
-    const { pacing } = this.#means;
-    const ended = (): boolean => this.channel.ended;
-    return {
-      clock: this.#world.clock,
-      random: this.#world.random,
-      sequence: () => this.#replica.window.lastSequence,
-      remark: (type, flags, sequence, offset, length, data) =>
-        this.#replica.remark(type, flags, offset, length, data, sequence),
-      place: async (complete, sequence) => {
-        const placed = await this.#checkpoints.place(complete, sequence);
-        done(placed.number);
-        return placed;
-      },
-      room: (size) => pacing.room(size, ended),
-      ended,
-    };
   }
 
   async #runRescan(scope: RescanProgress['scope']): Promise<void> {

@@ -203,7 +203,7 @@ describe('the extents that are not replicated', () => {
       { length: 2 * MIB, flags: EXTENT_UNREPLICATED },
       { length: MIB + 512, flags: 0 },
     ]);
-    own.endComparing();
+    own.comparing.complete();
     own.committed(1, 2);
     expect(ledger.unreplicated(0, SIZE, 10)).toEqual([{ length: SIZE, flags: 0 }]);
   });

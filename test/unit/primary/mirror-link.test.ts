@@ -243,7 +243,7 @@ const BRING: Readonly<Record<SessionState, (pair: MemoryPair) => Promise<() => v
   },
   async rescan(pair) {
     await seeded(pair);
-    pair.replica.uncertain(0, 1);
+    pair.replica.uncertain(pair.replica.sequence + 1, 0, 1);
     await pair.until('behind');
     const release = holdSyncs(pair.imageDisk);
     await pair.until('rescan');
@@ -262,7 +262,7 @@ const BRING: Readonly<Record<SessionState, (pair: MemoryPair) => Promise<() => v
   },
   async behind(pair) {
     await seeded(pair);
-    pair.replica.uncertain(0, 1);
+    pair.replica.uncertain(pair.replica.sequence + 1, 0, 1);
     await pair.until('behind');
     return () => undefined;
   },
@@ -319,7 +319,7 @@ describe('a link to a mirror', () => {
       await pair.pump(() => false, 5);
       expect(pair.state).toBe(state);
       await pair.write(3);
-      pair.replica.uncertain(MIB, 2 * MIB);
+      pair.replica.uncertain(pair.replica.sequence + 1, MIB, 2 * MIB);
       await pair.write(3);
       // Before the first session there is no order yet that could be given up.
       const overrun: SessionState = ['catch-up', 'streaming'].includes(state) ? 'behind' : state;

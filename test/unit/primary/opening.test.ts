@@ -189,7 +189,7 @@ describe('the opening of a session', () => {
     await admit(scene);
     const begin = decodeBegin(await scene.take());
     expect(begin).toMatchObject({ kind: BeginKind.RESCAN, sequence: 3, stagingId: scene.replica.stagedRun.id });
-    expect([scene.replica.stagedRun.kind, scene.replica.comparing]).toEqual(['rescan', true]);
+    expect([scene.replica.stagedRun.kind, scene.replica.comparing.isOpen]).toEqual(['rescan', true]);
     ready(scene);
     expect(await scene.opened).toMatchObject({ begun: { kind: 'compare', staged: true, scope: 'marked' } });
     expect(scene.told).toEqual(['recorded', 'scope-needed', 'rescan-admitted']);
@@ -228,7 +228,7 @@ describe('the opening of a session', () => {
       message: expect.stringContaining('at least 20 MiB'),
     });
     expect(poor.told).toEqual(['recorded']);
-    expect([poor.replica.comparing, poor.replica.inOrder, poor.replica.keeping]).toEqual([false, false, true]);
+    expect([poor.replica.comparing.isOpen, poor.replica.inOrder, poor.replica.keeping]).toEqual([false, false, true]);
     const rich = await opening({ stagingNeeded: 20 * MIB });
     rich.replica.marks.mark(7 * MIB, 1);
     welcome(rich, { stagingRoom: 20 * MIB });
@@ -256,7 +256,7 @@ describe('the opening of a session', () => {
     peer.send([encodeRescanPlace(0)]);
     // Not after 3, as had been decided before: the stream begins anew.
     expect(decodeBegin(await take())).toMatchObject({ kind: BeginKind.RESCAN, sequence: 6 });
-    expect([replica.keeping, replica.comparing]).toEqual([true, true]);
+    expect([replica.keeping, replica.comparing.isOpen]).toEqual([true, true]);
     // What the window had, what came while it waited, and what was marked before.
     expect([4, 5, 6, 7].map((region) => replica.marks.holds(region))).toEqual([true, true, true, true]);
     expect([0, 1, 2].map((region) => replica.marks.holds(region))).toEqual([false, false, false]);
@@ -274,7 +274,7 @@ describe('the opening of a session', () => {
     welcome(scene, { replicaId: stranger, mapVersion: 1_000 });
     await admit(scene, hold);
     await turns(5);
-    expect([replica.marks.count, replica.comparing]).toEqual([8, false]);
+    expect([replica.marks.count, replica.comparing.isOpen]).toEqual([8, false]);
     // A write, and a backlog that overruns, in the middle of it.
     write(0, 1);
     replica.loseOrder();
@@ -309,7 +309,7 @@ describe('the opening of a session', () => {
     welcome(scene, { replicaId: Buffer.alloc(16, 77) });
     await admit(scene, () => breakMap(scene));
     await expect(scene.opened).rejects.toMatchObject({ code: 'io-error' });
-    expect([scene.replica.marks.count, scene.replica.comparing]).toEqual([8, false]);
+    expect([scene.replica.marks.count, scene.replica.comparing.isOpen]).toEqual([8, false]);
   });
 
   it('takes no position of a mirror that is ahead, and that follows because a human has said so', async () => {
@@ -318,7 +318,7 @@ describe('the opening of a session', () => {
     await admit(scene);
     expect(decodeBegin(await scene.take())).toMatchObject({ kind: BeginKind.RESCAN, sequence: 5 });
     scene.replica.passCleared(0, SIZE, 5, 1);
-    scene.replica.endComparing();
+    scene.replica.comparing.complete();
     scene.replica.committed(5, 2);
     expect(scene.replica.marks.coverFrom(5, 2)).toBe(true);
   });

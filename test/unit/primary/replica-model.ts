@@ -487,7 +487,7 @@ export class ReplicaModel {
     const next = marks.nextOf(pass.snapshot, pass.cursor, this.#random(2) === 0 ? MIB : 2 * CELL_SIZE);
     if (next !== undefined && pass.batches.length < 3 && this.#random(2) === 0) {
       pass.cursor = next.offset + next.length;
-      this.replica.passReached(pass.cursor);
+      this.replica.comparing.passReached(pass.cursor);
       const from = next.offset / CELL_SIZE;
       pass.batches.push({ from, end: from + next.length / CELL_SIZE, local: undefined, remote: undefined });
       return;
@@ -542,9 +542,9 @@ export class ReplicaModel {
 
   #endPass(pass: Pass): void {
     pass.ending = true;
-    this.replica.endPass();
-    const complete = this.replica.passOverruns === 0;
-    if (complete) this.replica.endComparing();
+    this.replica.comparing.endPass();
+    const complete = this.replica.comparing.overruns === 0;
+    if (complete) this.replica.comparing.complete();
     this.#place(pass, complete ? 'complete' : 'last');
   }
 

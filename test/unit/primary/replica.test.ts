@@ -238,7 +238,7 @@ describe('a replica in a session', () => {
     replica.beginPass();
     for (let count = 0; count < 20; count += 1) write(count * 4096, 4096, false, Buffer.alloc(4096, 1));
     expect([replica.backlog.isInWindow, world.clock.nowMs()]).toEqual([false, 0]);
-    replica.endPass();
+    replica.comparing.endPass();
     const sequence = replica.sequence;
     write(3 * MIB, 4096, false, Buffer.alloc(4096, 2));
     replica.barrier();
@@ -254,7 +254,7 @@ describe('a replica in a session', () => {
       await turns(1);
       if (completed || !replica.isPast(sequence)) continue;
       completed = true;
-      replica.endComparing();
+      replica.comparing.complete();
       replica.remark(FrameType.CHECKPOINT, 0, 1, 0);
     }
     expect(stream.filter(([type]) => type !== FrameType.CHECKPOINT).slice(-3)).toEqual([
@@ -268,13 +268,13 @@ describe('a replica in a session', () => {
     const { replica, write } = await replicaParts({ size: SIZE, windowSize: 64 * KIB, spoolSize: MIB, inOrder: true });
     replica.beginCompare('marks', 0, 0, 0, Buffer.alloc(16, 7));
     for (let count = 0; count < 20; count += 1) write(count * 4096, 4096, false, Buffer.alloc(4096, 1));
-    while (replica.passOverruns === 0) write(MIB, 4096, false, Buffer.alloc(4096, 2));
-    expect(replica.leftOutThrough).toBe(replica.sequence);
-    expect(replica.isPast(replica.leftOutThrough)).toBe(false);
+    while (replica.comparing.overruns === 0) write(MIB, 4096, false, Buffer.alloc(4096, 2));
+    expect(replica.comparing.leftOutThrough).toBe(replica.sequence);
+    expect(replica.isPast(replica.comparing.leftOutThrough)).toBe(false);
     // The link is lost: what the next session has to wait for is the same.
     replica.sessionEnded();
     replica.beginCompare('marks', 0, 0, 0, Buffer.alloc(16, 8));
-    expect(replica.isPast(replica.leftOutThrough)).toBe(false);
+    expect(replica.isPast(replica.comparing.leftOutThrough)).toBe(false);
   });
 
   it('tells the version of the dirty map at its start, and each new one before the operation that relies on it', async () => {
@@ -345,7 +345,7 @@ describe('a replica in a session', () => {
     sent();
     replica.window.applied(1);
     replica.passCleared(0, SIZE, 1, 5);
-    replica.endComparing();
+    replica.comparing.complete();
     replica.committed(1, 6);
     expect([replica.inOrder, replica.recorded, replica.stagedRun.kind, replica.behindSinceMs]).toEqual([
       true,
@@ -368,7 +368,7 @@ describe('a replica in a session', () => {
     for (const region of [4, 5, 6]) write(region * MIB, 1);
     expect(replica.keeping).toBe(false);
     expect(replica.resumeStaged(0)).toBe(3);
-    expect([replica.keeping, replica.comparing, markedRegions(replica)]).toEqual([true, true, [2, 4, 5, 6]]);
+    expect([replica.keeping, replica.comparing.isOpen, markedRegions(replica)]).toEqual([true, true, [2, 4, 5, 6]]);
   });
 
   it('goes on with the rescan that the mirror has staged, in order where that is kept', async () => {
@@ -381,7 +381,7 @@ describe('a replica in a session', () => {
     replica.sessionEnded();
     expect(replica.resumeStaged(1)).toBe(1);
     expect(sent().filter(([type]) => type === FrameType.WRITE)).toEqual([[FrameType.WRITE, 2, 5]]);
-    expect([replica.comparing, markedRegions(replica)]).toEqual([true, [2]]);
+    expect([replica.comparing.isOpen, markedRegions(replica)]).toEqual([true, [2]]);
   });
 
   it('marks, where the stream begins anew, what the mirror may lack of the time since its position', async () => {
@@ -463,7 +463,7 @@ describe('a replica during a pass', () => {
 
   it('streams what touches the part that is being compared', async () => {
     const { replica, write, sent } = await passing();
-    replica.passReached(2 * MIB);
+    replica.comparing.passReached(2 * MIB);
     write(MIB, 1);
     write(2 * MIB - 1, 2);
     write(3 * MIB, 1);
@@ -485,7 +485,7 @@ describe('a replica during a pass', () => {
     write(5 * MIB, 1);
     write(7 * MIB, 1);
     expect(replica.backlog.isInWindow).toBe(false);
-    replica.endPass();
+    replica.comparing.endPass();
     replica.marks.endPass();
     replica.marks.mark(5 * MIB, 1);
     replica.beginPass();
@@ -495,7 +495,7 @@ describe('a replica during a pass', () => {
     // Where nothing in the spool touches the region it is left to the pass.
     write(2 * MIB, 1);
     expect(replica.backlog.status.spooledOperations).toBe(spooledOperations + 1);
-    expect([replica.keeping, replica.passOverruns]).toEqual([true, 0]);
+    expect([replica.keeping, replica.comparing.overruns]).toEqual([true, 0]);
     expect(sent()).toEqual([[FrameType.WRITE, 1, 0]]);
   });
 
@@ -503,20 +503,20 @@ describe('a replica during a pass', () => {
     const { replica, told, write } = await passing(1);
     write(0, 1);
     write(5 * MIB, 1);
-    expect([replica.keeping, replica.passOverruns]).toEqual([true, 1]);
+    expect([replica.keeping, replica.comparing.overruns]).toEqual([true, 1]);
     expect(told).not.toContain('overran');
     replica.passCleared(0, SIZE, 2, 1);
     expect(markedRegions(replica)).toEqual([5]);
     replica.beginPass();
-    expect(replica.passOverruns).toBe(0);
+    expect(replica.comparing.overruns).toBe(0);
   });
 
   it('is not complete while something found no room', async () => {
     const { replica, write } = await passing(1);
     write(0, 1);
     write(5 * MIB, 1);
-    replica.endPass();
-    expect(() => replica.endComparing()).toThrow('everything since the last pass');
+    replica.comparing.endPass();
+    expect(() => replica.comparing.complete()).toThrow('everything since the last pass');
   });
 
   it('says nothing of epochs: what the mirror gets then reaches its image all at once', async () => {
@@ -526,20 +526,20 @@ describe('a replica during a pass', () => {
     write(0, 1);
     replica.barrier();
     expect(sent()).toEqual([[FrameType.WRITE, 2, 0]]);
-    replica.endPass();
-    replica.endComparing();
+    replica.comparing.endPass();
+    replica.comparing.complete();
     replica.barrier();
     expect(sent()).toEqual([[FrameType.BARRIER, 2, 0]]);
   });
 
   it('streams everything again when it is over, and leaves what finds no room to another', async () => {
     const { replica, told, write, sent } = await passing(2);
-    replica.endPass();
+    replica.comparing.endPass();
     write(MIB, 1);
     expect(sent()).toEqual([[FrameType.WRITE, 1, 1]]);
     write(2 * MIB, 1);
     write(3 * MIB, 1);
-    expect([replica.keeping, replica.passOverruns, told.at(-1)]).toEqual([true, 1, 'appended']);
+    expect([replica.keeping, replica.comparing.overruns, told.at(-1)]).toEqual([true, 1, 'appended']);
     // What was marked again since the pass began is still known, until its last checkpoint is done.
     replica.passCleared(0, SIZE, 3, 1);
     expect(markedRegions(replica)).toEqual([3]);
@@ -598,8 +598,8 @@ describe('the lag of a replica', () => {
     replica.passCleared(0, SIZE, 3, 1);
     // The image lacks it as long as before: it is only staged.
     expect(lag()).toEqual({ bytes: 0, ms: 1050 });
-    replica.endPass();
-    replica.endComparing();
+    replica.comparing.endPass();
+    replica.comparing.complete();
     replica.committed(3, 2);
     expect(lag()).toEqual({ bytes: 0, ms: 0 });
   });
