@@ -1,4 +1,4 @@
-/** The real file system, whose disks a test can make fail, fill up, or hold. State files are left alone. */
+/** The real file system, whose disks a test can make fail, fill up, or hold. Of the state files only one that is named. */
 import { Failure } from '../../src/base/failure.ts';
 import type { Disk, DiskIdentity, FileSystem } from '../../src/io/disk.ts';
 import { nodeFileSystem } from '../../src/io/node-file-system.ts';
@@ -136,10 +136,14 @@ class FaultyDisk implements Disk {
   }
 }
 
-export function faultyFiles(faults: Faults): FileSystem {
+/** `stateName`: the state file of that name fails too. */
+export function faultyFiles(faults: Faults, stateName?: string): FileSystem {
   return {
     openDisk: async (path, options) => new FaultyDisk(await nodeFileSystem.openDisk(path, options), faults),
-    openState: (path) => nodeFileSystem.openState(path),
+    openState: async (path) => {
+      const file = await nodeFileSystem.openState(path);
+      return path.endsWith(`/${stateName}`) ? new FaultyDisk(file, faults) : file;
+    },
     readFile: (path, sizeMax) => nodeFileSystem.readFile(path, sizeMax),
     replaceFile: (path, data) => nodeFileSystem.replaceFile(path, data),
     makeDirectory: (path) => nodeFileSystem.makeDirectory(path),

@@ -4,6 +4,7 @@ import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { expect, test } from 'vitest';
 import { MIB } from '../../../src/base/units.ts';
+import { badDisk, Faults, faultyFiles } from '../../support/faulty-files.ts';
 import { Pair } from '../../support/pair.ts';
 import { Gate, hookScans, LeapingClock } from '../../support/pair-hooks.ts';
 
@@ -108,6 +109,55 @@ test('a running primary put back to an older copy of itself is refused, however 
   pair.expectIdentical();
   await pair.startPrimary();
   await pair.untilInStep();
+});
+
+test('a primary put back to before its dirty map could not be written any more is refused', async () => {
+  const faults = new Faults();
+  const pair = await Pair.inStep({ primaryWorld: { files: faultyFiles(faults, 'dirty') } });
+  await pair.until('nothing marked', () => pair.link.map.set === 0);
+  const copy = `${pair.folder}/copy.img`;
+  copyPrimary(pair.diskPath, copy);
+  faults.write = badDisk();
+  // Without a mark: the copy's map does not know of it, and never will.
+  await pair.write(3 * MIB, randomBytes(5000));
+  await pair.untilInStep();
+  expect(pair.link.map.valid).toBe(false);
+  const newest = readFileSync(pair.imagePath);
+  await pair.stopPrimary(0);
+  faults.write = undefined;
+  copyPrimary(copy, pair.diskPath);
+  await pair.startPrimary();
+  await untilRefused(pair);
+  expect(readFileSync(pair.imagePath).equals(newest)).toBe(true);
+  await pair.stopPrimary(0);
+  await pair.startPrimary({ rescanAll: true });
+  await pair.untilInStep();
+  pair.expectIdentical();
+});
+
+test('a primary that dies while its dirty map cannot be written compares everything, and is not refused', async () => {
+  const faults = new Faults();
+  const pair = await Pair.inStep({ primaryWorld: { files: faultyFiles(faults, 'dirty') } });
+  await pair.until('nothing marked', () => pair.link.map.set === 0);
+  faults.write = badDisk();
+  await pair.write(3 * MIB, randomBytes(5000));
+  await pair.untilInStep();
+  // The link is lost, and the next session told of the version again.
+  const { sessions } = pair.link;
+  pair.proxy.drop();
+  await pair.until('another session', () => pair.link.sessions > sessions);
+  await pair.write(5 * MIB, randomBytes(5000));
+  await pair.untilInStep();
+  const copy = `${pair.folder}/copy.img`;
+  copyPrimary(pair.diskPath, copy);
+  await pair.stopPrimary(0);
+  faults.write = undefined;
+  copyPrimary(copy, pair.diskPath);
+  await pair.startPrimary();
+  await pair.untilInStep();
+  expect(pair.link.lastRescan?.scope).toBe('everything');
+  expect(pair.link.map.valid).toBe(true);
+  pair.expectIdentical();
 });
 
 test('crashes and stops while the mirror is away are no reason to refuse', async () => {
