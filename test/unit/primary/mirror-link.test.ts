@@ -39,6 +39,7 @@ class MemoryPair {
   readonly link: MirrorLink;
   readonly lines: readonly LogLine[];
   readonly #log;
+  readonly #ledger: Ledger;
   mirror: Mirror | undefined;
   #fill = 0;
 
@@ -55,6 +56,7 @@ class MemoryPair {
     this.lines = lines;
     this.#log = log;
     const ledger = new Ledger([replica], 0, true, () => Promise.resolve(), { map, sequences });
+    this.#ledger = ledger;
     const local: LocalDisk = { volume: new DiskVolume(disk), disk, lock: new RangeLock() };
     const agreement = new Agreement(world.clock, log, ASYNC, () => ledger.sequence);
     this.volume = new ReplicatingVolume(local, ledger, agreement);
@@ -127,6 +129,12 @@ class MemoryPair {
       const offset = (this.#fill * 777_777) % (SIZE - 8192);
       await this.volume.write(offset, Buffer.alloc(8192, 1 + (this.#fill % 250)), { fua: false });
     }
+  }
+
+  /** A write has failed, and nobody knows what the range holds now. */
+  async uncertain(offset: number, length: number): Promise<void> {
+    await this.map.set(offset, length);
+    this.#ledger.uncertain(offset, length);
   }
 
   /** Lets time and everything else go on, until `done` or for `rounds`. */
@@ -243,7 +251,7 @@ const BRING: Readonly<Record<SessionState, (pair: MemoryPair) => Promise<() => v
   },
   async rescan(pair) {
     await seeded(pair);
-    pair.replica.uncertain(pair.replica.sequence + 1, 0, 1);
+    await pair.uncertain(0, 1);
     await pair.until('behind');
     const release = holdSyncs(pair.imageDisk);
     await pair.until('rescan');
@@ -262,7 +270,7 @@ const BRING: Readonly<Record<SessionState, (pair: MemoryPair) => Promise<() => v
   },
   async behind(pair) {
     await seeded(pair);
-    pair.replica.uncertain(pair.replica.sequence + 1, 0, 1);
+    await pair.uncertain(0, 1);
     await pair.until('behind');
     return () => undefined;
   },
@@ -319,7 +327,7 @@ describe('a link to a mirror', () => {
       await pair.pump(() => false, 5);
       expect(pair.state).toBe(state);
       await pair.write(3);
-      pair.replica.uncertain(pair.replica.sequence + 1, MIB, 2 * MIB);
+      await pair.uncertain(MIB, 2 * MIB);
       await pair.write(3);
       // Before the first session there is no order yet that could be given up.
       const overrun: SessionState = ['catch-up', 'streaming'].includes(state) ? 'behind' : state;
