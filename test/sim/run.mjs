@@ -7,7 +7,7 @@
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { build, createServer } from 'vite';
 
@@ -25,15 +25,15 @@ const SEEDS_MAX = 300;
  */
 async function bundle(folder, bug) {
   const { plant } = await table();
-  let planted = bug === undefined;
+  const missing = new Set(bug?.edits.map(({ file }) => file));
   /** @type {import('vite').Plugin} */
   const planting = {
     name: 'plant',
     enforce: 'pre',
     transform(source, id) {
-      if (bug === undefined || id !== join(ROOT, bug.file)) return undefined;
-      planted = true;
-      return { code: plant(bug, source), map: null };
+      const file = relative(ROOT, id);
+      if (bug === undefined || !missing.delete(file)) return undefined;
+      return { code: plant(bug, file, source), map: null };
     },
   };
   await build({
@@ -52,7 +52,8 @@ async function bundle(folder, bug) {
       rolldownOptions: { output: { entryFileNames: 'sim.mjs' } },
     },
   });
-  if (!planted) throw new Error(`${bug?.file} is not part of the simulation: ${bug?.name} was not planted`);
+  if (missing.size > 0)
+    throw new Error(`not part of the simulation, so nothing was planted: ${[...missing].join(' ')}`);
   return join(folder, 'sim.mjs');
 }
 
