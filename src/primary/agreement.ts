@@ -72,8 +72,8 @@ export class Agreement {
   #applied = NONE;
   #durable = NONE;
   /** The highest positions of any session: only what lies beyond is progress. */
-  #appliedMax = NONE;
-  #durableMax = NONE;
+  #appliedMax = 0;
+  #durableMax = 0;
   /** From here the timeout runs: the last progress, or the start of the first wait after it. */
   #soundMs: number;
   /** The mirror has come back since the last progress: coming back again does not start the timeout anew. */

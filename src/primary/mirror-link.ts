@@ -29,6 +29,8 @@ import type { MirrorLinkStatus, RescanProgress, SessionState, VerifyReport } fro
 import { type SessionEvent, transition } from './transitions.ts';
 
 const CONNECT_TIMEOUT_MS = 10_000;
+/** What the mirror says of its room is not the whole truth (quotas, thin pools): after so long it is tried all the same. */
+const STAGING_PATIENCE_MS = 600_000;
 /** A session that lasted so long has shown that both ends can work with each other. */
 const STEADY_MS = 2_000;
 
@@ -79,6 +81,7 @@ export class MirrorLink {
   #staged = false;
   /** Bytes that the last staged run, which the mirror had no room for, would have needed at least. */
   #stagingNeeded = 0;
+  #stagingFullMs = 0;
   #wireSent = 0;
   #wireReceived = 0;
   #sessions = 0;
@@ -235,6 +238,7 @@ export class MirrorLink {
       if (isFailure(error) && !channel.ended) channel.refuse(error);
       if (isFailure(error, 'staging-full') && this.#session !== undefined) {
         this.#stagingNeeded = Math.max(this.#session.positions.stagedSize, stagingRoom) + 1;
+        this.#stagingFullMs = this.#world.clock.nowMs();
       }
       throw error;
     } finally {
@@ -262,6 +266,7 @@ export class MirrorLink {
   }
 
   #opening(channel: Channel): Promise<Opened> {
+    const nowMs = this.#world.clock.nowMs();
     return open({
       channel,
       log: this.#log,
@@ -270,7 +275,7 @@ export class MirrorLink {
       ledger: this.#ledger,
       introduction: { ...this.#settings.introduction, mode: this.#agreement.mode },
       own: this.#own,
-      stagingNeeded: this.#stagingNeeded,
+      stagingNeeded: nowMs - this.#stagingFullMs < STAGING_PATIENCE_MS ? this.#stagingNeeded : 0,
       staging: () => {
         this.#staged = true;
       },

@@ -51,6 +51,8 @@ export class Rescan {
   #toClear: Range[] = [];
   #checkpointMs: number;
   #clearing: Promise<void> = Promise.resolve();
+  /** Repairs have been sent since the last checkpoint was placed. */
+  #unsettled = false;
 
   constructor(
     means: ComparisonMeans,
@@ -167,6 +169,7 @@ export class Rescan {
     const end = range.offset + range.length;
     for (let at = range.offset; at < end; ) {
       const length = Math.min(end, alignDown(at, PIECE_SIZE) + PIECE_SIZE) - at;
+      if (!this.#replica.window.hasRoomFor(length)) this.#settleRepairs();
       await this.#means.pacing.room(length, () => this.#means.ended());
       if (this.#means.ended()) return;
       try {
@@ -179,7 +182,16 @@ export class Rescan {
     }
   }
 
+  /** The window keeps repairs until the mirror has dealt with a checkpoint behind them: one is placed before it is waited for. */
+  #settleRepairs(): void {
+    if (!this.#unsettled) return;
+    this.#unsettled = false;
+    this.#checkpointMs = this.#means.clock.nowMs();
+    this.#clearAt(this.#checkpoints.place(false));
+  }
+
   #ship(offset: number, data: Buffer, remoteZero: boolean): void {
+    this.#unsettled = true;
     for (const run of runsOfZeroes(data, offset)) {
       const length = run.to - run.from;
       if (run.zero) {
