@@ -210,7 +210,9 @@ function start(
       await regions.settle();
       await regions.close();
       // What could not be read here is marked in the map alone: only a comparison settles it.
-      const inOrder = ledger.started && replica.inOrder && replica.marks.unreadableSize === 0;
+      // What is only staged on the mirror has left the window, and is not in its image.
+      const settled = replica.stagedRun.kind === undefined && replica.marks.unreadableSize === 0;
+      const inOrder = ledger.started && replica.inOrder && settled;
       const spoolBase = inOrder ? await backlog.persist(lineage.run, ledger.sequence) : undefined;
       await backlog.close();
       await map.close();
