@@ -11,6 +11,7 @@
  * It also knows how much of all this a power cut here could not undo: `locallyDurable`.
  */
 import { assert } from '../base/assert.ts';
+import { Failure } from '../base/failure.ts';
 import { FrameType } from '../link/frame.ts';
 import type { DirtyMap } from '../store/dirty-map.ts';
 import type { Extent } from '../volume/volume.ts';
@@ -27,6 +28,7 @@ export class Ledger {
   #sequence: number;
   #starting: Promise<void> | undefined;
   #started: boolean;
+  #closed = false;
   #bytesWritten = 0;
   readonly #counts = { writes: 0, zeroes: 0, trims: 0, flushes: 0 };
   /** Nothing: what was there before this process may be in the kernel's cache alone. */
@@ -90,16 +92,23 @@ export class Ledger {
 
   /** True when a mutation of the range may touch the disk now. */
   admits(offset: number, length: number): boolean {
-    return this.#started && (this.#map === undefined || this.#map.covers(offset, length));
+    return this.#started && !this.#closed && (this.#map === undefined || this.#map.covers(offset, length));
   }
 
   /**
    * Makes durable what a mutation of the range needs, which must be locked: on return it is admitted. When this fails
-   * the disk must not be touched; a later call tries again. Failures: those of `start`, and `io-error`.
+   * the disk must not be touched; a later call tries again. Failures: those of `start`, `io-error`, `shutting-down`.
    */
   async admit(offset: number, length: number): Promise<void> {
+    this.#mustBeOpen();
     await this.start();
+    this.#mustBeOpen();
     await this.#map?.set(offset, length);
+  }
+
+  /** No mutation is admitted any more: what vouches for the disk is about to be written down. */
+  close(): void {
+    this.#closed = true;
   }
 
   /** Syncs the local disk by `flush`, whose failure it passes on, and remembers what that made durable. */
@@ -160,6 +169,10 @@ export class Ledger {
   /** Extents that some mirror does not have durably. */
   unreplicated(offset: number, length: number, countMax: number): Extent[] {
     return unreplicatedExtents(this.#replicas, offset, length, countMax);
+  }
+
+  #mustBeOpen(): void {
+    if (this.#closed) throw new Failure('shutting-down', 'the primary is stopping');
   }
 
   #append(type: OperationType, offset: number, length: number, data: Uint8Array | undefined, barrier: boolean): number {

@@ -203,6 +203,7 @@ function start(
     }),
     verify: (onProgress) => link.verify(onProgress),
     async close(drainMs) {
+      ledger.close();
       await volume.idle();
       await link.stop(drainMs);
       agreement.close();

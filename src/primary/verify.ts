@@ -3,7 +3,8 @@
  *
  * A difference of digests may only mean that the two sides were read at different moments. So each suspect block is
  * digested again under the range lock, and the digest enters the stream as a CHECK: the mirror compares at that very
- * position, and its answer is exact. While operations wait in the spool, that position is not there to be had: it waits.
+ * position, and its answer is exact. While operations wait in the spool, that position is not there to be had: it waits,
+ * but not for ever.
  */
 import { Failure, isFailure } from '../base/failure.ts';
 import { DIGEST_KEY_SIZE, digestOf } from '../io/digest.ts';
@@ -19,6 +20,8 @@ const BLOCK_SIZE = 4096;
 /** Checks on their way at a time. */
 const OPEN_CHECKS_MAX = 256;
 const PROGRESS_INTERVAL_MS = 200;
+/** A block waits so long for the spool to become empty; a link that carries less than is written never empties it. */
+const PATIENCE_MS = 30_000;
 
 interface OpenCheck {
   readonly offset: number;
@@ -116,12 +119,20 @@ export class Verify {
     await Promise.all(results);
   }
 
-  /** Puts the check of a block into the stream. Returns its answer to be, in an object: it is not waited for here. */
+  /**
+   * Puts the check of a block into the stream. Returns its answer to be, in an object: it is not waited for here.
+   * Failures: `not-ready`, `connection-lost`, `io-error`.
+   */
   async #place(at: number, length: number, key: Uint8Array): Promise<{ answer: Promise<boolean> }> {
     const { pacing, local } = this.#means;
     const ended = (): boolean => this.#means.ended();
+    const { clock } = this.#means;
+    const startMs = clock.nowMs();
     for (;;) {
-      await pacing.until(() => this.#replica.backlog.isInWindow, ended);
+      await pacing.until(() => this.#replica.backlog.isInWindow || clock.nowMs() - startMs > PATIENCE_MS, ended);
+      if (clock.nowMs() - startMs > PATIENCE_MS) {
+        throw new Failure('not-ready', 'more is written than the link carries: blocks that change cannot be compared');
+      }
       await pacing.room(BLOCK_SIZE, ended);
       let answer: Promise<boolean> | undefined;
       await readLocked(local, at, length, (data) => {

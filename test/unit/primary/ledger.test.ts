@@ -86,6 +86,29 @@ describe('the ledger', () => {
     expect([ledger.started, attempts]).toEqual([true, 2]);
   });
 
+  it('admits nothing any more once it is closed, nor what waited for the clean flag meanwhile', async () => {
+    let done = (): void => undefined;
+    const ledger = new Ledger(
+      [await replica()],
+      0,
+      false,
+      () =>
+        new Promise((resolve) => {
+          done = resolve;
+        }),
+    );
+    const waiting = ledger.admit(0, 1);
+    ledger.close();
+    done();
+    await expect(waiting).rejects.toMatchObject({ code: 'shutting-down' });
+    await expect(ledger.admit(0, 1)).rejects.toMatchObject({ code: 'shutting-down' });
+    expect(ledger.admits(0, 1)).toBe(false);
+    const open = started([await replica()]);
+    expect(open.admits(0, 1)).toBe(true);
+    open.close();
+    expect(open.admits(0, 1)).toBe(false);
+  });
+
   it('goes on from the sequence of a clean stop', async () => {
     const { replica: own } = await replicaParts({
       size: SIZE,

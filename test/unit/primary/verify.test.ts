@@ -174,6 +174,21 @@ describe('a verify', () => {
     ).toBe(true);
   });
 
+  it('does not wait for ever where the spool never gets empty', async () => {
+    const { clock, local, replica, verify, playStream, write } = await verifying(20_000);
+    await local.write(Buffer.alloc(4096, 1), MIB);
+    for (let block = 0; block < 5; block += 1) write(block * 4096, 4096, false, new Uint8Array(4096).fill(2));
+    const running = verify.run(() => undefined);
+    running.catch(() => undefined);
+    for (let round = 0; round < 400; round += 1) {
+      await playStream();
+      await turns(2);
+      clock.advance(100);
+    }
+    expect(replica.backlog.isInWindow).toBe(false);
+    await expect(running).rejects.toMatchObject({ code: 'not-ready' });
+  });
+
   it('counts a block that cannot be read again as different, and goes on', async () => {
     const { local, image, verify, playStream } = await verifying();
     await local.write(Buffer.alloc(4096, 1), 0);
