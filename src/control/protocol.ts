@@ -39,7 +39,7 @@ export const ANSWER_BACKLOG_MAX = 64 * 1024;
 export const CLIENT_IDLE_MS = 60_000;
 
 export const COMMANDS = ['describe', 'status', 'verify'] as const;
-export type Command = (typeof COMMANDS)[number];
+type Command = (typeof COMMANDS)[number];
 
 /** Who a process is, and the names under which `status TARGET` finds it. */
 export interface Description {

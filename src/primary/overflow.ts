@@ -296,7 +296,8 @@ export class Overflow {
       } else if (code === FrameType.BARRIER) window.pushBarrier(sequence, atMs);
       else window.push(code, flags, sequence, offset, length, data, false, atMs);
     }
-    if (window.hasUnsent) this.events.refilled();
+    // Where nothing was left to send the spool may be empty all the same: the mirror is in step.
+    if (window.hasUnsent || this.isEmpty) this.events.refilled();
   }
 
   async #intoPart(part: MergedPart, records: readonly SpoolRecord[], era: number): Promise<void> {

@@ -122,7 +122,7 @@ export class PrimarySession {
   appended(): void {
     this.#sender.schedule();
     // A mirror that hangs acknowledges nothing: what it lacks shows here.
-    if (this.#streaming) this.#judge();
+    this.#judge();
   }
 
   /** A merged part of the backlog is next, or may be. */

@@ -56,7 +56,7 @@ import { decodeSlot, encodeSlot, type RecordKind } from './record-file.ts';
 export const SEGMENT_HEADER_SIZE = 64;
 export const RECORD_HEADER_SIZE = 48;
 /** The largest data of a record: one NBD write. */
-export const RECORD_DATA_SIZE_MAX = 32 * MIB;
+const RECORD_DATA_SIZE_MAX = 32 * MIB;
 
 const MAGIC = Buffer.from('NBDTWIN\0', 'ascii');
 const SEGMENT_KIND = 'SPSG';

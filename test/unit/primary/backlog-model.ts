@@ -23,7 +23,7 @@ export const ZONE_COUNT = 5;
 export const ZONE_SIZE = 256;
 const DISK_SIZE = ZONE_COUNT * MIB;
 /** Window: about twenty small operations. */
-export const WINDOW_SIZE = 5_000;
+const WINDOW_SIZE = 5_000;
 /** The largest batch that is read back, and the largest operation. */
 const WINDOW_SLACK = WINDOW_SIZE / 8 + ZONE_SIZE + 128;
 

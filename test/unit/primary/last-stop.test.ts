@@ -110,7 +110,7 @@ describe('what the last stop left', () => {
     ['has another size', ({ disk }: Scene) => disk.resize(SIZE + 512)],
   ])('clean, but the disk %s since: neither map nor spool count, and it is said aloud', async (_what, change) => {
     const made = await stoppedWith(CLEAN);
-    await change(made);
+    change(made);
     const stop = await made.open();
     expect(stop).toMatchObject({
       lineage: { parentRun: NO_ID, parentSequence: 0 },

@@ -17,7 +17,7 @@ import { assert } from '../../../src/base/assert.ts';
 import type { Bitmap } from '../../../src/base/bitmap.ts';
 import { NO_ID } from '../../../src/base/bytes.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
-import { FRAME_BARRIER, FRAME_COMPLETE, FRAME_REPAIR, FrameType, type FrameTypeCode } from '../../../src/link/frame.ts';
+import { FRAME_COMPLETE, FRAME_REPAIR, FrameType, type FrameTypeCode } from '../../../src/link/frame.ts';
 import { decide } from '../../../src/primary/decide.ts';
 import type { Replica } from '../../../src/primary/replica.ts';
 import { ENTRY_OVERHEAD_SIZE } from '../../../src/primary/window.ts';
