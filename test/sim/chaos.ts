@@ -243,7 +243,10 @@ export class Chaos {
     }
     side.crash('power');
     this.#shared.trace(`the disks of the ${medium.name} are put back`);
-    if (side === this.#mirror) this.#mirror.restored();
+    if (side === this.#mirror) {
+      this.#mirror.restored();
+      this.#primary.promises.void(this.#primary.sessionsUnderWay);
+    }
     medium.restore(copy);
     return undefined;
   }

@@ -9,7 +9,7 @@
  */
 import { isFailure } from '../../src/base/failure.ts';
 import type { Volume } from '../../src/volume/volume.ts';
-import type { Run } from './history.ts';
+import type { Operation, Run } from './history.ts';
 import type { Loose } from './legality.ts';
 import type { Profile } from './profile.ts';
 import type { SeededRandom } from './random.ts';
@@ -24,8 +24,18 @@ export interface ClientEvents {
   wrong(what: string): void;
   /** The local disk has faults at present: requests may fail. */
   mayFail(): boolean;
+  /** A FLUSH or FUA was answered: everything up to there is durable wherever the mode says. */
+  durable(sequence: number): void;
+  /** A mutation was answered that has this sequence. */
+  mutated(sequence: number): void;
   /** How long a request may take at most. */
   patienceMs(): number;
+}
+
+/** A mutation in flight. */
+interface Mutation extends Loose {
+  /** Once the ledger has given it one, as far as it can be told from others of the same range. */
+  sequence: number | undefined;
 }
 
 interface Reading {
@@ -43,10 +53,9 @@ export class Clients {
   readonly #owner: Owner;
   readonly #events: ClientEvents;
   readonly #pool: Buffer;
-  readonly #mutating = new Set<Loose>();
+  readonly #mutating = new Set<Mutation>();
   readonly #reading = new Set<Reading>();
   readonly #issuedMs = new Map<number, number>();
-  readonly #sequenceOf = new WeakMap<Uint8Array, number>();
   #nextId = 0;
   #stopped = false;
   #inFlight = 0;
@@ -104,8 +113,13 @@ export class Clients {
   }
 
   /** The ledger gave this operation its sequence. */
-  sequenced(data: Uint8Array | undefined, sequence: number): void {
-    if (data !== undefined) this.#sequenceOf.set(data, sequence);
+  sequenced({ sequence, offset, length, data }: Operation): void {
+    const alike = [...this.#mutating].filter((other) =>
+      data === undefined
+        ? other.data === undefined && other.sequence === undefined && other.offset === offset && other.length === length
+        : other.data === data,
+    );
+    if (alike.length === 1) alike[0]!.sequence = sequence;
   }
 
   /** Complains about requests that take too long. */
@@ -178,7 +192,10 @@ export class Clients {
       return data;
     }
     const at = random.below(POOL_SIZE - length);
-    return Buffer.from(this.#pool.subarray(at, at + length));
+    // Memory of its own: a block of Node's that others share would count with what they happen to have left of it.
+    const data = Buffer.allocUnsafeSlow(length);
+    this.#pool.copy(data, 0, at, at + length);
+    return data;
   }
 
   #read(offset: number, length: number): void {
@@ -198,7 +215,8 @@ export class Clients {
     );
   }
 
-  #mutate(mutation: Loose, text: string, fua: boolean, call: () => void | Promise<void>): void {
+  #mutate(range: Loose, text: string, fua: boolean, call: () => void | Promise<void>): void {
+    const mutation: Mutation = { ...range, sequence: undefined };
     for (const reading of this.#reading) if (overlap(mutation, reading)) reading.disturbed = true;
     this.#mutating.add(mutation);
     this.#request(
@@ -206,8 +224,10 @@ export class Clients {
       call,
       () => {
         this.#mutating.delete(mutation);
-        const sequence = mutation.data === undefined ? undefined : this.#sequenceOf.get(mutation.data);
-        if (fua && sequence !== undefined) this.#durable(sequence);
+        const { sequence } = mutation;
+        if (sequence === undefined) return;
+        this.#events.mutated(sequence);
+        if (fua) this.#durable(sequence);
       },
       () => this.#mutating.delete(mutation),
     );
@@ -215,6 +235,7 @@ export class Clients {
 
   #durable(sequence: number): void {
     this.floor = Math.max(this.floor, sequence);
+    this.#events.durable(sequence);
   }
 
   #request(

@@ -26,6 +26,8 @@ export class Run {
   readonly parent: Run | undefined;
   /** Places at which an epoch ends, ascending. */
   readonly barriers: number[];
+  /** Runs in the order in which they began. */
+  number = 0;
   /** The content after the last operation. */
   readonly current: Content;
   readonly #operations: Operation[] = [];
@@ -42,6 +44,11 @@ export class Run {
     const first = { sequence: baseSequence, content: content.clone() };
     this.#snapshots = [first];
     this.#lastAsked = first;
+  }
+
+  /** True when that run's operations are the first of this one, or it is the same. */
+  goesOnFrom(run: Run): boolean {
+    return run === this || this.parent?.goesOnFrom(run) === true;
   }
 
   /** The earliest position of which the content is known. */
@@ -103,6 +110,7 @@ export class History {
   }
 
   begin(run: Run): void {
+    run.number = this.#runs.size;
     this.#runs.set(run.id, run);
     this.#latest = run;
   }

@@ -2,6 +2,7 @@
 import process from 'node:process';
 import { parseArgs } from 'node:util';
 import type { PointName } from '../../src/io/points.ts';
+import { type Checks, NO_CHECKS } from './oracle.ts';
 import { Finding, type Outcome, Simulation } from './simulation.ts';
 
 const STEPS = 20_000;
@@ -64,6 +65,15 @@ function lineOf(outcome: Outcome): string {
   );
 }
 
+/** By guarantee, see docs/guarantees.md. */
+function checksText(checks: Checks): string {
+  return (
+    `G1: ${checks.live} live images; G2, G3: ${checks.consistent} of ${checks.crashStates} crash states, ${checks.exact} exact; ` +
+    `G4: ${checks.marked} pairs against their marks, ${checks.differing} of them differ, ${checks.unmarkedFine} need no marks; ` +
+    `G5: ${checks.promised} images with something promised; G8: ${checks.bounds} looks`
+  );
+}
+
 class Totals {
   readonly #startMs = Date.now();
   readonly #points = new Map<PointName, number>();
@@ -71,16 +81,14 @@ class Totals {
   #steps = 0;
   #crashes = 0;
   #requests = 0;
-  #judged = 0;
-  #live = 0;
+  readonly #checks = { ...NO_CHECKS };
 
   add(outcome: Outcome): void {
     this.#seeds += 1;
     this.#steps += outcome.steps;
     this.#crashes += outcome.crashes;
     this.#requests += outcome.requests;
-    this.#judged += outcome.checks.consistent;
-    this.#live += outcome.checks.live;
+    for (const name of Object.keys(NO_CHECKS) as (keyof Checks)[]) this.#checks[name] += outcome.checks[name];
     for (const [point, count] of outcome.points) this.#points.set(point, (this.#points.get(point) ?? 0) + count);
   }
 
@@ -89,8 +97,9 @@ class Totals {
     const rate = Math.round(this.#steps / seconds);
     process.stdout.write(
       `${this.#seeds} seeds, ${this.#steps} steps in ${seconds.toFixed(1)} s (${rate}/s), ${this.#crashes} ends of a side, ` +
-        `${this.#requests} requests, ${this.#judged} crash states and ${this.#live} live images judged\n`,
+        `${this.#requests} requests\n`,
     );
+    process.stdout.write(`${checksText(this.#checks)}\n`);
     const points = [...this.#points].map(([point, count]) => `${point} ${count}`);
     if (points.length > 0) process.stdout.write(`points: ${points.join(', ')}\n`);
   }

@@ -9,7 +9,7 @@ import type { Medium } from './medium.ts';
 import { EXPORT_NAME, type SideState } from './primary-side.ts';
 import { logOf, MIRROR_ADDRESS, pickFate, type Shared, TIMING, TLS } from './shared.ts';
 
-const MIRROR_DIRECTORY = '/mirrors';
+export const MIRROR_DIRECTORY = '/mirrors';
 export const IMAGE_PATH = `${MIRROR_DIRECTORY}/${EXPORT_NAME}.img`;
 
 export class MirrorSide {

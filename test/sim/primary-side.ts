@@ -17,12 +17,13 @@ import { Host, type Incarnation } from './host.ts';
 import { watchNextLedger } from './ledger-watch.ts';
 import { judge } from './legality.ts';
 import type { Medium } from './medium.ts';
+import { Promises } from './promises.ts';
 import type { Shared } from './shared.ts';
 import { logOf, MIRROR_ADDRESS, pickFate, RETRY, TIMING, TLS } from './shared.ts';
 import type { StoredFile } from './stored-file.ts';
 
-const DISK_PATH = '/disks/disk.img';
-const STATE_DIRECTORY = `${DISK_PATH}.twin`;
+export const DISK_PATH = '/disks/disk.img';
+export const STATE_DIRECTORY = `${DISK_PATH}.twin`;
 export const EXPORT_NAME = 'disk';
 
 /** Patience of the modes with a mirror that is away. */
@@ -43,6 +44,8 @@ export class PrimarySide {
   /** A restart by a human with --rescan is due. */
   rescanAll = false;
   clientsWanted = true;
+  /** What its answers have promised of the mirror. */
+  readonly promises = new Promises();
   /** Requests answered by incarnations that are no more. */
   answered = 0;
   readonly #shared: Shared;
@@ -68,6 +71,27 @@ export class PrimarySide {
 
   get link(): MirrorLinkStatus | undefined {
     return this.primary?.status().mirrors[0];
+  }
+
+  /** Names the session with the mirror that there is now, or was last. */
+  get session(): string {
+    return `${this.host.incarnation?.number ?? 0} ${this.link?.sessions ?? 0}`;
+  }
+
+  /** Those of which acknowledgements may be on their way: also the one that is being opened. */
+  get sessionsUnderWay(): string[] {
+    const { number } = this.host.incarnation ?? { number: 0 };
+    const sessions = this.link?.sessions ?? 0;
+    return [
+      `${number} ${sessions}`,
+      ...(this.link?.agreement?.state === 'agreeing' ? [] : [`${number} ${sessions + 1}`]),
+    ];
+  }
+
+  /** What is answered now is answered with the mirror. */
+  get #isHeldByMirror(): boolean {
+    const agreement = this.link?.agreement;
+    return agreement !== undefined && agreement.state !== 'degraded';
   }
 
   start(): void {
@@ -169,6 +193,13 @@ export class PrimarySide {
       {
         trace: (text) => this.#shared.trace(text),
         wrong: (what) => this.#shared.wrong(what),
+        durable: (sequence) => {
+          if (this.#isHeldByMirror) this.promises.made({ run, sequence }, true, this.session);
+        },
+        mutated: (sequence) => {
+          if (profile.mode === 'sync' && this.#isHeldByMirror)
+            this.promises.made({ run, sequence }, false, this.session);
+        },
         mayFail: () => this.faulty || profile.onMirrorLoss === 'fail' || this.state === 'stopping',
         patienceMs: () => (profile.mode === 'async' ? this.#shared.patienceMs() : Number.POSITIVE_INFINITY),
       },
@@ -230,7 +261,7 @@ export class PrimarySide {
       operation: (sequence, offset, length, data, barrier) => {
         if (!incarnation.alive) return;
         this.#run!.append({ sequence, offset, length, data }, barrier);
-        this.clients?.sequenced(data, sequence);
+        this.clients?.sequenced({ sequence, offset, length, data });
       },
       barrier: () => {
         if (incarnation.alive) this.#run!.barrier();

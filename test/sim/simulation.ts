@@ -8,16 +8,18 @@
 import process from 'node:process';
 import type { PointName } from '../../src/io/points.ts';
 import { Chaos } from './chaos.ts';
+import type { CrashedPair } from './divergence.ts';
 import { History } from './history.ts';
 import type { Incarnation } from './host.ts';
 import { describeDifference } from './legality.ts';
 import { IMAGE_PATH, MirrorSide } from './mirror-side.ts';
 import { SimulatedNetwork } from './network.ts';
-import { type Checks, type CrashState, Oracle, turn } from './oracle.ts';
+import { type Checks, type CrashState, Oracle } from './oracle.ts';
 import { PrimarySide } from './primary-side.ts';
 import { type Misfortune, makeProfile, type Profile } from './profile.ts';
 import { SeededRandom } from './random.ts';
 import type { Shared, SideName } from './shared.ts';
+import { turn } from './side-world.ts';
 import { Timeline } from './timeline.ts';
 import { Trace } from './trace.ts';
 
@@ -90,6 +92,7 @@ export class Simulation implements Shared {
   readonly #trace: Trace;
   readonly #steps: number;
   readonly #crashStates: CrashState[] = [];
+  readonly #crashedPairs: CrashedPair[] = [];
   #step = 0;
   #finding: { readonly what: string; readonly cause?: unknown } | undefined;
   /** The step in which somebody died in the middle of running code: that code may say anything until it ends. */
@@ -111,14 +114,18 @@ export class Simulation implements Shared {
     this.primary = new PrimarySide(this, this.history);
     this.mirror = new MirrorSide(this, (medium, how, appliedMax) => {
       if (how !== 'clean stop') this.#crashes += 1;
-      this.#crashStates.push({ medium: medium.clone(this.random.fork()), how, appliedMax, durable: false });
+      const { durable, applied } = this.primary.promises;
+      const copy = medium.clone(this.random.fork());
+      const held = how === 'power' ? durable : applied;
+      this.#crashStates.push({ medium: copy, how, appliedMax, durable: false, held });
+      if (how === 'power') this.primary.promises.lostUnsynced(this.primary.sessionsUnderWay);
     });
     for (const { pace } of [this.primary.host, this.mirror.host]) {
       pace.atOnce = this.profile.diskAtOnce;
       pace.callMs = this.profile.diskCallMs;
       pace.syncMs = this.profile.diskSyncMs;
     }
-    this.oracle = new Oracle(this, this.history, this.mirror, options.seed);
+    this.oracle = new Oracle(this, this.history, this.primary, this.mirror, options.seed);
     this.chaos = new Chaos(this, this.primary, this.mirror);
   }
 
@@ -178,7 +185,10 @@ export class Simulation implements Shared {
   }
 
   wentDown(side: SideName): void {
-    if (side === 'primary') this.#crashes += 1;
+    if (side === 'primary') {
+      this.#crashes += 1;
+      this.#crashedPairs.push(this.oracle.pairNow('an end'));
+    }
     this.chaos.wentDown(side === 'primary' ? this.primary : this.mirror);
   }
 
@@ -211,6 +221,7 @@ export class Simulation implements Shared {
       await turn();
       this.#trace.mix(this.timeline.nowUs);
       for (const state of this.#crashStates.splice(0)) await this.oracle.checkCrashState(state);
+      for (const pair of this.#crashedPairs.splice(0)) await this.oracle.checkDivergence(pair);
       if (this.#step >= nextCheck) {
         nextCheck = this.#step + 1 + Math.floor(this.random.exponential(CHECK_INTERVAL));
         await this.#check();
@@ -223,6 +234,7 @@ export class Simulation implements Shared {
     const state = this.primary.link?.state;
     if (state !== undefined) this.states.add(state);
     this.oracle.checkLive();
+    this.oracle.checkBounds();
     this.primary.clients?.checkPatience();
     await this.oracle.checkCrashNow();
   }
