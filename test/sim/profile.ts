@@ -92,7 +92,7 @@ export function makeProfile(random: SeededRandom): Profile {
     const intervalMs = 400 * 30 ** random.uniform();
     if (wanted && !calm) intervals.set(misfortune, intervalMs);
   }
-  return {
+  const profile: Profile = {
     diskSize,
     connections,
     depth,
@@ -123,4 +123,101 @@ export function makeProfile(random: SeededRandom): Profile {
     rekeyIntervalMs: random.chance(0.3) ? 1500 : 3_600_000,
     lateMisfortunes: random.chance(0.7),
   };
+  const theme = random.pick(THEME_ODDS);
+  return theme === undefined ? profile : { ...profile, ...THEMES[theme](random, profile) };
+}
+
+/** Lives about one thing, in which sequences that are rare elsewhere happen again and again. */
+const THEMES = {
+  /** The mirror is in step mostly, marks are cleared and set all the time, and the primary ends in the middle of it. */
+  marks: (random: SeededRandom, { diskSize, connections, depth }: Profile): Partial<Profile> => {
+    const length = 16 * KIB;
+    return {
+      hot: Array.from({ length: 8 }, () => ({ offset: 512 * random.below((diskSize - length) / 512), length })),
+      writeSizeMax: 4 * KIB,
+      thinkMs: (5 + random.below(40)) * connections * depth,
+      flushShare: random.pick([0, 0, 0.02]),
+      fuaShare: 0,
+      regionSize: MIB,
+      dirtyActive: random.pick([1, 1, 3]),
+      mode: 'async',
+      rate: 20_000,
+      stagingLimit: undefined,
+      diskAtOnce: random.pick([0, 0.5]),
+      diskCallMs: random.pick([0.3, 2, 8]),
+      intervals: frequent(
+        random,
+        ['primary-power', 'primary-killed'],
+        ['client-pause', 'client-burst', 'link-reset'],
+        3_000,
+      ),
+      pointCrashes: random.pick([0, 0, 0.02]),
+      lateMisfortunes: true,
+    };
+  },
+  /** The link does not carry what is written, mostly to the same places: spool and merged parts. */
+  backlog: (random: SeededRandom, { connections, depth }: Profile): Partial<Profile> => {
+    const writeSizeMax = random.pick([16 * KIB, 64 * KIB]);
+    const rate = 300;
+    return {
+      writeSizeMax,
+      rate,
+      thinkMs: (connections * depth * writeSizeMax) / 2 / (random.pick([1.5, 3]) * rate),
+      flushShare: random.pick([0, 0.02, 0.1]),
+      windowSize: MIB,
+      spoolSize: random.pick([2 * MIB, 4 * MIB, 64 * MIB]),
+      stagingLimit: undefined,
+      intervals: frequent(
+        random,
+        ['mirror-killed', 'mirror-power', 'link-reset', 'client-pause'],
+        ['primary-stopped', 'slow-link', 'partition', 'mirror-stopped'],
+        6_000,
+      ),
+      pointCrashes: random.pick([0, 0, 0.01]),
+      lateMisfortunes: true,
+    };
+  },
+  /** Every request that can wait for the mirror does, and either side ends often. */
+  modes: (random: SeededRandom): Partial<Profile> => ({
+    flushShare: random.pick([0.1, 0.3]),
+    fuaShare: random.pick([0.02, 0.2]),
+    mode: random.pick(['flush', 'sync']),
+    onMirrorLoss: random.pick(['continue', 'stall', 'stall', 'fail']),
+    stagingLimit: undefined,
+    intervals: frequent(
+      random,
+      ['mirror-power', 'mirror-killed', 'link-reset'],
+      ['primary-power', 'both-power', 'slow-link', 'slow-mirror-disk', 'partition'],
+      4_000,
+    ),
+    lateMisfortunes: true,
+  }),
+} as const;
+
+/** Of ten seeds. In this order the known ones (seeds.ts) are what they were before there were themes. */
+const THEME_ODDS = [
+  'marks',
+  'marks',
+  undefined,
+  'backlog',
+  'backlog',
+  'modes',
+  undefined,
+  'modes',
+  undefined,
+  undefined,
+] as const;
+
+/** Most of the one, some of the other, and nothing else. */
+function frequent(
+  random: SeededRandom,
+  most: readonly Misfortune[],
+  some: readonly Misfortune[],
+  meanMs: number,
+): Map<Misfortune, number> {
+  const intervals = new Map<Misfortune, number>();
+  for (const misfortune of most) if (random.chance(0.7)) intervals.set(misfortune, meanMs * (0.3 + random.uniform()));
+  for (const misfortune of some)
+    if (random.chance(0.3)) intervals.set(misfortune, meanMs * (0.5 + 2 * random.uniform()));
+  return intervals;
 }
