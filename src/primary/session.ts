@@ -63,6 +63,8 @@ export class PrimarySession {
   /** A staged run is open. */
   #staged = false;
   #merging: Promise<void> | undefined;
+  /** Was asked for while it ran. */
+  #mergeAgain = false;
   /** A staged catch-up is open, and what completes it has not been placed. */
   #catchingUp = false;
   /** Came while a staged run was open, but tells of its image after the commit. */
@@ -127,8 +129,11 @@ export class PrimarySession {
 
   /** A merged part of the backlog is next, or may be. */
   mergedReady(): void {
+    // Asked for a moment too early, it has found nothing to do and is about to end: it must look once more.
+    this.#mergeAgain = this.#merging !== undefined;
     this.#merging ??= this.#guarded(() => this.#sendMerged()).finally(() => {
       this.#merging = undefined;
+      if (this.#mergeAgain) this.mergedReady();
     });
   }
 

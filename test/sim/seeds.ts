@@ -18,4 +18,9 @@ export const KNOWN_SEEDS: readonly KnownSeed[] = [
     steps: 15_000,
     note: 'time stood still: a timer that fired a rounding error too early set itself again',
   },
+  {
+    seed: 940063,
+    steps: 15_000,
+    note: 'a merged part was announced while the question before it was about to end: it was never sent',
+  },
 ];
