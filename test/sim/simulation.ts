@@ -293,6 +293,8 @@ export class Simulation implements Shared {
   #inStep(): boolean {
     const { primary, mirror } = this;
     if (primary.state !== 'up' || mirror.state !== 'up') return false;
+    // A mirror that went away unheard is not in step with whoever still believes so.
+    if (mirror.status?.primary === undefined) return false;
     const link = primary.link!;
     return link.state === 'streaming' && link.lag.operations === 0 && link.lag.bytes === 0;
   }
