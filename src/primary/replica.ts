@@ -259,10 +259,15 @@ export class Replica {
     return after;
   }
 
-  /** A merged part goes out from now on: as a staged run of its own, or within the comparison. */
-  beginMerged(stagedId: Buffer | undefined): void {
+  /**
+   * A merged part goes out from now on: as a staged run of its own, or within the one that is open. There, what the
+   * mirror stages of it is of no position before the part's end: the run is not complete short of that, nor for a later
+   * session that goes on with it.
+   */
+  beginMerged(stagedId: Buffer | undefined, part: Pick<MergedPart, 'end'>): void {
     this.#merging = true;
-    if (stagedId !== undefined) this.#stagedRun.begin(stagedId, 'merged', (region) => this.marks.markRegion(region));
+    if (stagedId === undefined) this.sent(part.end);
+    else this.#stagedRun.begin(stagedId, 'merged', (region) => this.marks.markRegion(region));
   }
 
   /** The mirror's view holds the part. */

@@ -350,7 +350,7 @@ export class PrimarySession {
         last = number;
       });
       const sending = sendMerged(part, means, place);
-      replica.beginMerged(place === 'alone' ? part.transfer?.stagingId : undefined);
+      replica.beginMerged(place === 'alone' ? part.transfer?.stagingId : undefined, part);
       if (!inside) this.#setStaged(true);
       try {
         await sending;

@@ -121,7 +121,7 @@ function merging(id: Buffer): () => Promise<Replica> {
     send();
     const part = replica.backlog.nextMerged()!;
     part.transfer = { stagingId: id, checkpoint: 6, offset: 16 * KIB };
-    replica.beginMerged(STAGED);
+    replica.beginMerged(STAGED, part);
     replica.sessionEnded();
     return replica;
   };

@@ -402,11 +402,21 @@ describe('a replica in a session', () => {
     write(0, 1);
     sent();
     expect(replica.isPast(1)).toBe(true);
-    replica.beginMerged(STAGED);
+    replica.beginMerged(STAGED, { end: 3 });
     expect([replica.isPast(0), replica.stagedRun.kind, replica.stagedRun.id]).toEqual([false, 'merged', STAGED]);
     replica.sessionEnded();
     // The run outlives the session, the part on its way does not.
     expect([replica.isPast(1), replica.stagedRun.kind]).toEqual([true, 'merged']);
+  });
+
+  it('remembers over sessions how far a merged part goes of which an open staged run may hold something', async () => {
+    const { replica, sent, write } = await parts(100, { spoolSize: 2 * MIB });
+    replica.beginCatchUp(0, STAGED);
+    write(0, 1);
+    sent();
+    replica.beginMerged(undefined, { end: 7 });
+    replica.sessionEnded();
+    expect(replica.sentMax).toBe(7);
   });
 
   it('has nothing more to do with a merged part once the view holds it', async () => {
@@ -423,7 +433,7 @@ describe('a replica in a session', () => {
     await turns(5);
     expect(told).toContain('mergedReady');
     const part = replica.backlog.nextMerged()!;
-    replica.beginMerged(STAGED);
+    replica.beginMerged(STAGED, part);
     replica.endMerged(part);
     replica.committed(part.end, 1);
     expect([replica.recorded, replica.backlog.baseSequence, replica.stagedRun.kind]).toEqual([
