@@ -23,4 +23,9 @@ export const KNOWN_SEEDS: readonly KnownSeed[] = [
     steps: 15_000,
     note: 'a merged part was announced while the question before it was about to end: it was never sent',
   },
+  {
+    seed: 13,
+    steps: 20_000,
+    note: 'the staged catch-up of a session that ended within a merged part was committed with a piece of that part',
+  },
 ];

@@ -42,6 +42,9 @@ export interface SimulationOptions {
   readonly profile?: Partial<Profile>;
 }
 
+/** What a script does with a simulation that is on its way. */
+export type Script = (until: (what: string, done: () => boolean) => Promise<void>) => Promise<void>;
+
 export interface Outcome {
   readonly seed: number;
   readonly steps: number;
@@ -89,6 +92,8 @@ export class Simulation implements Shared {
   readonly chaos: Chaos;
   readonly points = new Map<PointName, number>();
   readonly states = new Set<string>();
+  /** Told of each named point that is passed; what it returns is how the side ends there. */
+  onPoint: ((name: PointName) => 'kill' | 'power' | undefined) | undefined;
   readonly #trace: Trace;
   readonly #steps: number;
   readonly #crashStates: CrashState[] = [];
@@ -130,7 +135,30 @@ export class Simulation implements Shared {
   }
 
   /** Lives the life of the seed to its end. Throws a Finding. */
-  async run(): Promise<Outcome> {
+  run(): Promise<Outcome> {
+    return this.#watched(async () => {
+      if (this.profile.lateMisfortunes) {
+        await this.#live(() => this.#step >= this.#steps / 2 || this.primary.link?.state === 'streaming');
+      }
+      this.chaos.begin();
+      await this.#live(() => this.#step >= this.#steps);
+    });
+  }
+
+  /** Instead of `run`: what happens is in a script; what must be true is checked all the same, also at the end. */
+  play(script: Script): Promise<Outcome> {
+    return this.#watched(() =>
+      script(async (what, done) => {
+        const untilStep = this.#step + this.#steps;
+        await this.#live(() => done() || this.#step > untilStep);
+        if (done()) return;
+        this.#found(`in ${this.#steps} steps it never came to this: ${what}`);
+        this.#fail();
+      }),
+    );
+  }
+
+  async #watched(life: () => Promise<void>): Promise<Outcome> {
     watchEscapes((error) => {
       if (this.#step !== this.#deathStep) this.#found('an error that nobody caught', error);
     });
@@ -138,11 +166,7 @@ export class Simulation implements Shared {
       this.primary.start();
       this.mirror.start();
       this.#attendLater();
-      if (this.profile.lateMisfortunes) {
-        await this.#live(() => this.#step >= this.#steps / 2 || this.primary.link?.state === 'streaming');
-      }
-      this.chaos.begin();
-      await this.#live(() => this.#step >= this.#steps);
+      await life();
       await this.#heal();
     } finally {
       onEscaped = undefined;
@@ -179,9 +203,10 @@ export class Simulation implements Shared {
   reached(side: SideName, name: PointName): void {
     this.points.set(name, (this.points.get(name) ?? 0) + 1);
     this.trace(`point ${name}`);
-    if (this.#healing || !this.random.chance(this.profile.pointCrashes)) return;
+    const wanted = this.onPoint?.(name);
+    if (this.#healing || (wanted === undefined && !this.random.chance(this.profile.pointCrashes))) return;
     this.#deathStep = this.#step;
-    (side === 'primary' ? this.primary : this.mirror).crash(this.random.pick(['kill', 'power']));
+    (side === 'primary' ? this.primary : this.mirror).crash(wanted ?? this.random.pick(['kill', 'power']));
   }
 
   wentDown(side: SideName): void {
