@@ -42,7 +42,8 @@ function losing(pair: Pair): { stop(): Promise<number> } {
   let losses = 0;
   const running = (async () => {
     while (!stopped) {
-      await new Promise((resolve) => setTimeout(resolve, 5 + ((losses * 37) % 60)));
+      // A busy machine needs a moment for a session to begin.
+      await new Promise((resolve) => setTimeout(resolve, 30 + ((losses * 37) % 220)));
       if (losses % 3 === 0) pair.proxy.drop();
       else {
         pair.proxy.cut();
