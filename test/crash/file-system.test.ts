@@ -134,7 +134,7 @@ needPrograms(
       await rig.startMirror();
       await rig.startPrimary();
       await rig.expectIdentical();
-      expect((await rig.link()).lastRescan?.scope).toBe('everything');
+      expect((await rig.link()).lastRescan?.scope).toBe('marked');
     });
   });
 });
