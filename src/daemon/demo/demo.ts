@@ -26,7 +26,7 @@ import { copyImage, dataSize, scatter } from './writer.ts';
 
 const DISK_SIZE = GIB;
 const WINDOW_SIZE = 24 * MIB;
-const SPOOL_SIZE = 128 * MIB;
+const SPOOL_SIZE = 96 * MIB;
 /** The file system fills the first half; the second half is written at random, as a database would. */
 const FILE_SYSTEM_SIZE = DISK_SIZE / 2;
 const COPY_MS = 3000;
