@@ -13,9 +13,9 @@
  *   once, in order.
  * - What was taken from the spool into the window stays there until the mirror has recorded it (`forget`): that is why
  *   the spool may let go of it at once.
- * - Memory: the window's limit and what one batch of reading back adds (an eighth of it, or one operation), the spool's
- *   buffer, the index of two parts. Disk: `spoolSize`; of merged parts the bytes of data count, and a file system may
- *   take a whole block for less.
+ * - Memory: the window's limit and what one batch of reading back adds (an eighth of it, or one operation, and an entry
+ *   for each record: under half of the window), the spool's buffer, the index of two parts. Disk: `spoolSize`; of merged
+ *   parts the bytes of data count, and a file system may take a whole block for less.
  *
  * Survives a crash: nothing; a clean stop: window and spool, when `persist` says so.
  */
@@ -28,7 +28,7 @@ import { Spool, type SpoolKept, type SpoolRecord } from '../store/spool.ts';
 import type { MergedPart, MergedTransfer } from './merged-part.ts';
 import { type BacklogEvents, type BacklogWorld, Overflow, type OverflowSettings, type Rung } from './overflow.ts';
 import { Spooled } from './spooled.ts';
-import { Window } from './window.ts';
+import { Window, type WindowEntry } from './window.ts';
 
 /** Memory for what waits to be written to the spool: more than the largest write. */
 const SPOOL_BUFFER_SIZE = 48 * MIB;
@@ -201,6 +201,12 @@ export class Backlog {
     if (this.#overflow.rung === 'window') return;
     this.#overflow.feed();
     this.#overflow.announce();
+  }
+
+  /** The payload of a remark has been handed to the stream and is not needed again: the window may have room now. */
+  releaseRemark(entry: WindowEntry): void {
+    this.window.releaseRemark(entry);
+    if (this.#overflow.rung !== 'window') this.#overflow.feed();
   }
 
   /**

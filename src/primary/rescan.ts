@@ -142,6 +142,8 @@ export class Rescan {
 
   /** Waits until the stream has got past an operation: what a pass has read may be newer than what is still spooled. */
   async #streamPast(sequence: number): Promise<void> {
+    // Repairs that stay in the window take the room that reading back the spool needs.
+    if (!this.#replica.isPast(sequence)) this.#settleRepairs();
     await this.#means.pacing.until(
       () => this.#replica.isPast(sequence),
       () => this.#means.ended(),

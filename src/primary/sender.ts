@@ -44,7 +44,7 @@ export class Sender {
   }
 
   #gather(): Uint8Array[] {
-    const window = this.#replica.window;
+    const { backlog, window } = this.#replica;
     const headers = Buffer.allocUnsafe(HEADER_SIZE * BATCH_FRAMES);
     const chunks: Uint8Array[] = [];
     let size = 0;
@@ -72,7 +72,7 @@ export class Sender {
       chunks.push(headers.subarray(headersFrom, headersTo), data);
       headersFrom = headersTo;
       size += data.length;
-      if (entry.remark) window.releaseRemark(entry);
+      if (entry.remark) backlog.releaseRemark(entry);
     }
     if (headersTo > headersFrom) chunks.push(headers.subarray(headersFrom, headersTo));
     return chunks;

@@ -28,4 +28,9 @@ export const KNOWN_SEEDS: readonly KnownSeed[] = [
     steps: 20_000,
     note: 'the staged catch-up of a session that ended within a merged part was committed with a piece of that part',
   },
+  {
+    seed: 1795423210,
+    steps: 15_000,
+    note: 'repairs had filled the window; once they were sent nobody went on reading the spool, and seeding never ended',
+  },
 ];

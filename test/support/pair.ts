@@ -167,15 +167,20 @@ export class Pair {
     await this.primary!.volume.write(offset, data, { fua });
   }
 
-  async until(what: string, condition: () => boolean, timeoutMs = 20_000): Promise<void> {
-    const deadline = Date.now() + timeoutMs;
+  /** `timeoutMs` from the start, and again from each change of what `progress` says. */
+  async until(what: string, condition: () => boolean, timeoutMs = 20_000, progress = () => ''): Promise<void> {
+    let deadline = Date.now() + timeoutMs;
+    let before = '';
     while (!condition()) {
+      const now = progress();
+      if (now !== before) deadline = Date.now() + timeoutMs;
+      before = now;
       if (Date.now() > deadline) throw new Error(`not in time: ${what}\n${JSON.stringify(this.snapshot(), null, 1)}`);
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
   }
 
-  /** Streaming, and the mirror has recorded everything. */
+  /** Streaming, and the mirror has recorded everything. A deep backlog on a disk that syncs slowly takes its time. */
   untilInStep(timeoutMs?: number): Promise<void> {
     return this.until(
       'in step',
@@ -185,6 +190,7 @@ export class Pair {
         return state === 'streaming' && lag.operations === 0 && recorded === this.primary.status().sequence;
       },
       timeoutMs,
+      () => (this.primary === undefined ? '' : `${this.link.durable} ${this.link.stagedSize}`),
     );
   }
 

@@ -97,7 +97,7 @@ test.each([
       expect(pair.mirror!.status().exports[0]).toMatchObject({ consistent: true });
     }
     await writer.stop();
-    await pair.untilInStep(100_000);
+    await pair.untilInStep();
     pair.expectIdentical();
   },
 );

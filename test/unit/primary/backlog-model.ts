@@ -11,10 +11,11 @@ import { Failure, isFailure } from '../../../src/base/failure.ts';
 import { silentLog } from '../../../src/base/log.ts';
 import { MIB } from '../../../src/base/units.ts';
 import type { PointName } from '../../../src/io/points.ts';
-import { FRAME_BARRIER, FrameType } from '../../../src/link/frame.ts';
+import { FRAME_BARRIER, FRAME_REPAIR, FrameType } from '../../../src/link/frame.ts';
 import { Backlog, type BacklogSettings } from '../../../src/primary/backlog.ts';
 import type { MergedPart } from '../../../src/primary/merged-part.ts';
-import type { WindowEntry } from '../../../src/primary/window.ts';
+import { ENTRY_OVERHEAD_SIZE, type WindowEntry } from '../../../src/primary/window.ts';
+import { RECORD_HEADER_SIZE } from '../../../src/store/spool-format.ts';
 import { ManualClock } from '../../support/manual-clock.ts';
 import { repeatableRandom } from '../../support/memory-world.ts';
 import { SlowFiles } from '../../support/slow-files.ts';
@@ -24,8 +25,9 @@ export const ZONE_SIZE = 256;
 const DISK_SIZE = ZONE_COUNT * MIB;
 /** Window: about twenty small operations. */
 const WINDOW_SIZE = 5_000;
-/** The largest batch that is read back, and the largest operation. */
-const WINDOW_SLACK = WINDOW_SIZE / 8 + ZONE_SIZE + 128;
+/** What a batch that is read back adds when the window has been filled meanwhile: its bytes, and an entry per record. */
+const BATCH_SIZE = Math.max(WINDOW_SIZE / 8, RECORD_HEADER_SIZE + ZONE_SIZE);
+const WINDOW_SLACK = BATCH_SIZE + Math.ceil(BATCH_SIZE / RECORD_HEADER_SIZE) * ENTRY_OVERHEAD_SIZE;
 
 interface Operation {
   readonly zone: number;
@@ -105,6 +107,15 @@ export class BacklogModel {
     if (this.backlog.barrier(this.sequence, this.clock.nowMs())) return;
     this.seen.refused += 1;
     this.giveUp();
+  }
+
+  /** A rescan puts a repair of `size` bytes into the stream, if there is room. False: there is none. */
+  remark(size: number): boolean {
+    const { window, isInWindow } = this.backlog;
+    if (this.#failed !== undefined || !window.hasRoomFor(size)) return false;
+    const sequence = isInWindow ? this.sequence : window.lastSequence;
+    window.push(FrameType.WRITE, FRAME_REPAIR, sequence, 0, size, new Uint8Array(size), true, this.clock.nowMs());
+    return true;
   }
 
   /** The mirror takes what comes next, `count` entries at most. */
@@ -307,6 +318,11 @@ export class BacklogModel {
   }
 
   #apply(entry: WindowEntry): void {
+    if (entry.remark) {
+      assert(entry.sequence === this.#position, `a remark at ${entry.sequence}, the mirror is at ${this.#position}`);
+      this.backlog.releaseRemark(entry);
+      return;
+    }
     if (entry.type === FrameType.BARRIER) {
       assert(entry.sequence === this.#position, `a barrier at ${entry.sequence}, the mirror is at ${this.#position}`);
       this.#epochEnd = entry.sequence;

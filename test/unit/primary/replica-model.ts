@@ -232,7 +232,7 @@ export class ReplicaModel {
     if (entry === undefined) return;
     if (!entry.remark && entry.type !== FrameType.BARRIER) this.replica.sent(entry.sequence);
     this.#stream.push({ ...entry });
-    if (entry.remark) this.replica.window.releaseRemark(entry);
+    if (entry.remark) this.replica.backlog.releaseRemark(entry);
   }
 
   /** What the mirror reads where it is asked for digests. */

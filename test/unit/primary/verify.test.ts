@@ -75,7 +75,7 @@ async function verifying(windowSize = 16 * MIB) {
         const same = digestOf(block, key!, entry.offset).equals(Buffer.from(entry.data!));
         verify.result(checkResult(entry.offset, entry.length, same));
       }
-      if (entry.remark) replica.window.releaseRemark(entry);
+      if (entry.remark) replica.backlog.releaseRemark(entry);
     }
     return checks;
   };
