@@ -15,8 +15,10 @@
  * - nothing is read or written outside [0, size); reads past the end yield zeroes;
  * - the file position is never used: threads of the scan pool share the descriptor.
  */
+
 import fs from 'node:fs';
 import { errnoOf, Failure } from '../base/failure.ts';
+import type { SharedCall } from '../base/shared-call.ts';
 import { KIB } from '../base/units.ts';
 import { type Disk, type DiskIdentity, inodeText } from './disk.ts';
 import { diskFailure, isUnsupported } from './disk-failure.ts';
@@ -24,7 +26,7 @@ import { DiskZeroing, type ZeroingFacts } from './disk-zeroing.ts';
 import { InlinePace } from './inline-pace.ts';
 import { FALLOC_KEEP_SIZE } from './libc.ts';
 import { type NodeCalls, nodeCalls } from './node-calls.ts';
-import { SharedSync } from './shared-sync.ts';
+import { sharedSync } from './shared-sync.ts';
 
 /** Reads and writes up to this size may run on the event loop. */
 const INLINE_SIZE = 256 * KIB;
@@ -45,8 +47,8 @@ export class NodeDisk implements Disk {
   readonly #readOnly: boolean;
   readonly #zeroing: DiskZeroing;
   readonly #calls: NodeCalls;
-  readonly #sync: SharedSync;
-  readonly #syncAll: SharedSync;
+  readonly #sync: SharedCall;
+  readonly #syncAll: SharedCall;
   readonly #pace = new InlinePace();
   #size: number;
   #seekRefused = false;
@@ -63,8 +65,8 @@ export class NodeDisk implements Disk {
     this.#size = facts.size;
     this.#readOnly = facts.readOnly;
     this.#calls = calls;
-    this.#sync = new SharedSync(() => calls.fdatasync(this.descriptor));
-    this.#syncAll = new SharedSync(() => calls.fsync(this.descriptor));
+    this.#sync = sharedSync(() => calls.fdatasync(this.descriptor));
+    this.#syncAll = sharedSync(() => calls.fsync(this.descriptor));
     this.#zeroing = new DiskZeroing(facts, calls, this.#pace, (data, offset) => this.#writeRest(data, offset, 0));
   }
 

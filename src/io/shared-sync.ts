@@ -1,10 +1,8 @@
 /**
- * Groups calls of fdatasync (or fsync) on one disk: one runs, callers that arrive meanwhile share the next one. Across all disks
- * at most SYNCS_MAX run at a time, since each holds a thread of the pool for as long as the disk needs, and reads must
- * find a thread free.
- *
- * Invariant: a caller's call *starts* after the call, so that it covers everything written before the call.
+ * Calls of fdatasync (or fsync) on one disk, grouped. Across all disks at most SYNCS_MAX run at a time, since each holds a
+ * thread of the pool for as long as the disk needs, and reads must find a thread free.
  */
+import { SharedCall } from '../base/shared-call.ts';
 
 /** Such calls in the thread pool at a time, over all disks of the process. The pool has four threads. */
 const SYNCS_MAX = 2;
@@ -27,39 +25,13 @@ function leave(): void {
   else next();
 }
 
-export class SharedSync {
-  readonly #sync: () => Promise<void>;
-  /** Runs now, or undefined. Never rejects. */
-  #current: Promise<void> | undefined;
-  /** Has callers but has not started yet, so that more may join. */
-  #next: Promise<void> | undefined;
-
-  constructor(sync: () => Promise<void>) {
-    this.#sync = sync;
-  }
-
-  /** Resolves when one that started after this call has succeeded; rejects when it failed. */
-  run(): Promise<void> {
-    this.#next ??= this.#start(this.#current);
-    return this.#next;
-  }
-
-  async #start(previous: Promise<void> | undefined): Promise<void> {
-    await previous;
-    await enter();
-    // From here on the call may already be under way: who comes now needs another one.
-    this.#next = undefined;
-    const call = (async () => this.#sync())();
-    const settled = call.then(
-      () => {},
-      () => {},
-    );
-    this.#current = settled;
+export function sharedSync(sync: () => Promise<void>): SharedCall {
+  const call = async (): Promise<void> => {
     try {
-      await call;
+      await sync();
     } finally {
       leave();
-      if (this.#current === settled) this.#current = undefined;
     }
-  }
+  };
+  return new SharedCall(call, enter);
 }

@@ -14,8 +14,8 @@ import type { MirrorImage } from './image.ts';
 import { asMirrorFailure } from './mirror-failure.ts';
 
 export interface ApplierEvents {
-  /** Positions moved: durable ones are worth telling at once. */
-  progressed(durable: boolean): void;
+  /** Positions moved, over `size` bytes of memory of frames: durable ones are worth telling at once. */
+  progressed(durable: boolean, size: number): void;
   /** A checkpoint is durable. */
   checkpointDone(number: number, sequence: number, complete: boolean): void;
   /** A pass of a rescan begins: everything before it has been applied. The payload is the key of its digests. */
@@ -138,12 +138,13 @@ export class Applier {
     while (this.#doneWaiters[0] !== undefined && this.#doneWaiters[0].count <= this.#doneCount) {
       this.#doneWaiters.shift()!.wake();
     }
-    this.#backlogSize -= frame.payload.length + FRAME_COST_SIZE;
+    const size = frame.payload.length + FRAME_COST_SIZE;
+    this.#backlogSize -= size;
     if (this.#next >= COMPACT_COUNT) {
       this.#waiting.splice(0, this.#next);
       this.#next = 0;
     }
-    this.#events.progressed(false);
+    this.#events.progressed(false, size);
   }
 
   /** Nothing when applied on return. */
@@ -228,7 +229,7 @@ export class Applier {
     // One that began earlier may end later, and fail: nobody goes on before it has ended as well.
     const barrier = Promise.all([this.#barrier, syncing]).then(() => {
       if (this.#barrier === barrier) this.#barrier = undefined;
-      this.#events.progressed(true);
+      this.#events.progressed(true, 0);
     });
     this.#barrier = barrier;
     barrier.catch((error: unknown) => this.#fail(error));

@@ -78,7 +78,7 @@ export class MirrorSession {
       (error) => this.#applier.abort(error),
     );
     this.#applier = new Applier(image, {
-      progressed: (durable) => this.#progressed(durable),
+      progressed: (durable, size) => this.#progressed(durable, size),
       checkpointDone: (number, sequence, complete) => {
         // Who is told that a run is complete must know its positions already.
         this.#ackNow();
@@ -164,7 +164,6 @@ export class MirrorSession {
       case FrameType.BARRIER:
       case FrameType.CHECKPOINT:
         this.#received = Math.max(this.#received, frame.sequence);
-        this.#sinceRecordSize += frame.payload.length;
         this.#primaryUnsentSize = Math.max(0, this.#primaryUnsentSize - frame.payload.length);
         break;
       default:
@@ -178,16 +177,21 @@ export class MirrorSession {
     this.#lastMessageMs = this.#world.clock.nowMs();
     if (this.#applier.backlogSize > BACKLOG_SIZE_MAX) this.channel.pauseReading();
     this.#ackSoon();
-    if (this.#sinceRecordSize * 4 > this.hello.windowSize) this.#record();
-    else this.#recordSoon();
   }
 
-  #progressed(durable: boolean): void {
+  #progressed(durable: boolean, size: number): void {
+    this.#sinceRecordSize += size;
     if (this.#applier.backlogSize < BACKLOG_SIZE_MAX / 2) this.channel.resumeReading();
     if (durable) this.#ackNow();
     else if (this.hello.mode === 'sync') this.#ackAfterTurn();
     else this.#ackSoon();
-    this.#recordSoon();
+    this.#recordInTime();
+  }
+
+  /** What the primary keeps until it is recorded must not fill its window while it waits for a timer. */
+  #recordInTime(): void {
+    if (this.#sinceRecordSize * 4 > this.hello.windowSize) this.#record();
+    else this.#recordSoon();
   }
 
   #recordSoon(): void {
@@ -209,7 +213,7 @@ export class MirrorSession {
       )
       .finally(() => {
         this.#recording = undefined;
-        this.#recordSoon();
+        this.#recordInTime();
       });
   }
 

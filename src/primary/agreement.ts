@@ -125,7 +125,7 @@ export class Agreement {
   }
 
   /**
-   * For a FLUSH or FUA whose barrier is in the stream after `sequence`, once the local disk is synced. Otherwise as
+   * For a FLUSH or FUA of what is up to `sequence`, whose barrier is in the stream, once the local disk is synced. Otherwise as
    * `written`.
    */
   durable(sequence: number): void | Promise<void> {

@@ -134,21 +134,25 @@ export class Ledger {
   }
 
   /** A write has taken effect; the buffer stays as it is for good. Returns its sequence. */
-  wrote(offset: number, data: Uint8Array, barrier: boolean): number {
+  wrote(offset: number, data: Uint8Array): number {
     this.#counts.writes += 1;
     this.#bytesWritten += data.length;
-    return this.#append(FrameType.WRITE, offset, data.length, data, barrier);
+    return this.#append(FrameType.WRITE, offset, data.length, data);
   }
 
   /** A range has become zeroes, by command or by trim. Returns the sequence of that. */
-  zeroed(offset: number, length: number, barrier: boolean, by: 'zeroes' | 'trims'): number {
+  zeroed(offset: number, length: number, by: 'zeroes' | 'trims'): number {
     this.#counts[by] += 1;
-    return this.#append(FrameType.ZERO, offset, length, undefined, barrier);
+    return this.#append(FrameType.ZERO, offset, length, undefined);
   }
 
-  /** A flush was asked for: everything answered so far ends an epoch. */
+  /** A flush was asked for. */
   flushed(): void {
     this.#counts.flushes += 1;
+  }
+
+  /** Everything that has its sequence ends an epoch. */
+  endEpoch(): void {
     for (const replica of this.#replicas) replica.barrier();
   }
 
@@ -175,12 +179,12 @@ export class Ledger {
     if (this.#closed) throw new Failure('shutting-down', 'the primary is stopping');
   }
 
-  #append(type: OperationType, offset: number, length: number, data: Uint8Array | undefined, barrier: boolean): number {
+  #append(type: OperationType, offset: number, length: number, data: Uint8Array | undefined): number {
     assert(this.#started, 'the run is durable before its first mutation');
     assert(this.#map === undefined || this.#map.covers(offset, length), 'a region is marked before it is mutated');
     this.#sequence += 1;
     this.#regionSequences?.note(offset, length, this.#sequence);
-    for (const replica of this.#replicas) replica.append(type, this.#sequence, offset, length, data, barrier);
+    for (const replica of this.#replicas) replica.append(type, this.#sequence, offset, length, data);
     return this.#sequence;
   }
 }

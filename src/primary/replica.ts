@@ -20,7 +20,7 @@
 import { assert } from '../base/assert.ts';
 import type { Bitmap } from '../base/bitmap.ts';
 import type { Clock } from '../io/clock.ts';
-import { FRAME_BARRIER, type FrameType } from '../link/frame.ts';
+import type { FrameType } from '../link/frame.ts';
 import { Marks } from '../store/marks.ts';
 import type { Backlog } from './backlog.ts';
 import { Comparing } from './comparing.ts';
@@ -124,26 +124,15 @@ export class Replica {
   }
 
   /** An operation has taken effect on the local disk. Its range is locked until this returns. */
-  append(
-    type: OperationType,
-    sequence: number,
-    offset: number,
-    length: number,
-    data: Uint8Array | undefined,
-    barrier: boolean,
-  ): void {
+  append(type: OperationType, sequence: number, offset: number, length: number, data: Uint8Array | undefined): void {
     assert(sequence === this.#sequence + 1, 'sequences have no gaps');
     this.#sequence = sequence;
     if (!this.#keeping) {
       this.marks.mark(offset, length);
       return;
     }
-    if (this.comparing.willCompare(offset, length)) {
-      if (barrier) this.barrier();
-      return;
-    }
-    const flags = barrier ? FRAME_BARRIER : 0;
-    if (!this.backlog.append(type, flags, sequence, offset, length, data, this.#clock.nowMs())) {
+    if (this.comparing.willCompare(offset, length)) return;
+    if (!this.backlog.append(type, 0, sequence, offset, length, data, this.#clock.nowMs())) {
       this.#overrun(offset, length);
       return;
     }
@@ -152,7 +141,7 @@ export class Replica {
   }
 
   /**
-   * A FLUSH: everything up to here ends an epoch. Nothing to say while comparing, as long as what completes that will
+   * Everything up to here ends an epoch. Nothing to say while comparing, as long as what completes that will
    * stand behind it: then it reaches the image all at once, or an image that is not consistent anyway.
    */
   barrier(): void {

@@ -9,11 +9,16 @@
  * A mutation that fails locally is answered with its error and not forwarded; what its range really holds now is read
  * back under the lock and forwarded as an operation of its own.
  *
+ * A barrier enters the stream when the local sync begins that answers a FLUSH or FUA. Those that arrive during it share the
+ * next one, and its barrier: nothing that waits for their answers can have been written by then. So a mirror that syncs at
+ * every barrier does not sync more often than this side.
+ *
  * What the mode demands of the mirror is waited for last: nothing is locked then, the local disk has done its part, and
  * nobody but the client waits. In `async` there is nothing to wait for.
  */
 import { isFailure } from '../base/failure.ts';
 import { InFlight } from '../base/in-flight.ts';
+import { SharedCall } from '../base/shared-call.ts';
 import { MIB } from '../base/units.ts';
 import {
   type Extent,
@@ -40,6 +45,11 @@ export class ReplicatingVolume implements Volume {
   readonly contexts: readonly string[];
   /** What is under way on this side: mutations, their repairs, and syncs. Not what waits for the mirror alone. */
   readonly #inFlight = new InFlight();
+  /** Syncs that clients have asked for. */
+  readonly #epochs = new SharedCall(() => {
+    this.#ledger.endEpoch();
+    return this.#syncLocal();
+  });
 
   constructor(local: LocalDisk, ledger: Ledger, agreement: Agreement) {
     this.#local = local;
@@ -68,7 +78,7 @@ export class ReplicatingVolume implements Volume {
           offset,
           data.length,
           () => this.#local.volume.write(offset, data, WITHOUT_FUA),
-          () => this.#ledger.wrote(offset, data, fua),
+          () => this.#ledger.wrote(offset, data),
           fua,
         ),
         fua,
@@ -84,7 +94,7 @@ export class ReplicatingVolume implements Volume {
       );
     }
     if (pending === undefined) {
-      const sequence = this.#ledger.wrote(offset, data, fua);
+      const sequence = this.#ledger.wrote(offset, data);
       return fua ? this.#durable(sequence) : this.#agreement.written(sequence);
     }
     const running = pending;
@@ -93,7 +103,7 @@ export class ReplicatingVolume implements Volume {
         offset,
         data.length,
         () => running,
-        () => this.#ledger.wrote(offset, data, fua),
+        () => this.#ledger.wrote(offset, data),
         fua,
       ),
       fua,
@@ -106,7 +116,7 @@ export class ReplicatingVolume implements Volume {
         offset,
         length,
         () => this.#local.volume.zero(offset, length, { ...options, fua: false }),
-        () => this.#ledger.zeroed(offset, length, options.fua, 'zeroes'),
+        () => this.#ledger.zeroed(offset, length, 'zeroes'),
         options.fua,
       ),
       options.fua,
@@ -122,7 +132,7 @@ export class ReplicatingVolume implements Volume {
         punched = await this.#local.volume.trim(offset, length, WITHOUT_FUA);
       },
       // Where nothing changed there is nothing to be durable.
-      () => (punched ? this.#ledger.zeroed(offset, length, options.fua, 'trims') : undefined),
+      () => (punched ? this.#ledger.zeroed(offset, length, 'trims') : undefined),
       options.fua,
     );
     return this.#agreed(done, options.fua).then(() => punched);
@@ -161,9 +171,9 @@ export class ReplicatingVolume implements Volume {
     return this.#ledger.sync(() => this.#local.volume.flush());
   }
 
-  /** A FLUSH or FUA whose barrier is in the stream after `sequence`: both disks sync at the same time. */
+  /** A FLUSH or FUA that covers everything up to `sequence`: both disks sync at the same time. */
   async #durable(sequence: number): Promise<void> {
-    await this.#inFlight.during(this.#syncLocal());
+    await this.#inFlight.during(this.#epochs.run());
     const agreed = this.#agreement.durable(sequence);
     if (agreed !== undefined) await agreed;
   }
@@ -205,7 +215,7 @@ export class ReplicatingVolume implements Volume {
     } finally {
       this.#local.lock.release(hold);
     }
-    if (fua && sequence !== undefined) await this.#syncLocal();
+    if (fua && sequence !== undefined) await this.#epochs.run();
     return sequence;
   }
 
@@ -225,8 +235,8 @@ export class ReplicatingVolume implements Volume {
         continue;
       }
       for (const run of runsOfZeroes(data, at)) {
-        if (run.zero) this.#ledger.zeroed(at + run.from, run.to - run.from, false, 'zeroes');
-        else this.#ledger.wrote(at + run.from, data.subarray(run.from, run.to), false);
+        if (run.zero) this.#ledger.zeroed(at + run.from, run.to - run.from, 'zeroes');
+        else this.#ledger.wrote(at + run.from, data.subarray(run.from, run.to));
       }
     }
   }

@@ -15,14 +15,15 @@
  * The buffers are the very ones that were written to the disk, never a later read of it.
  */
 import { assert } from '../base/assert.ts';
-import { FrameType, type FrameTypeCode } from '../link/frame.ts';
+import { FRAME_BARRIER, FrameType, type FrameTypeCode } from '../link/frame.ts';
 
 /** What an entry costs besides its data, in bytes: about what the objects take. */
 export const ENTRY_OVERHEAD_SIZE = 128;
 
 export interface WindowEntry {
   readonly type: FrameTypeCode;
-  readonly flags: number;
+  /** An operation not yet sent may become the last of its epoch. */
+  flags: number;
   /** That of a barrier not yet sent moves on when another follows at once. */
   sequence: number;
   /** Of a version of the dirty map: that version. It moves on too. */
@@ -150,9 +151,13 @@ export class Window {
   pushBarrier(sequence: number, atMs: number): void {
     if (this.#lastBarrier === sequence) return;
     this.#lastBarrier = sequence;
-    const last = this.#entries.at(-1);
-    if (last !== undefined && last.type === FrameType.BARRIER && this.#unsent < this.#entries.length) {
+    const last = this.hasUnsent ? this.#entries.at(-1) : undefined;
+    if (last?.type === FrameType.BARRIER) {
       last.sequence = sequence;
+      return;
+    }
+    if (last !== undefined && !last.remark && last.sequence === sequence) {
+      last.flags |= FRAME_BARRIER;
       return;
     }
     this.push(FrameType.BARRIER, 0, sequence, 0, 0, undefined, false, atMs);

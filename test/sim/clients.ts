@@ -234,6 +234,11 @@ export class Clients {
   }
 
   #durable(sequence: number): void {
+    // What follows must not get into the same epoch, or a crash of the mirror could keep it and lose this.
+    const { barriers, baseSequence } = this.#run;
+    if (sequence > baseSequence && (barriers.at(-1) ?? baseSequence) < sequence) {
+      this.#events.wrong(`a flush of everything up to ${sequence} is answered with no barrier behind it`);
+    }
     this.floor = Math.max(this.floor, sequence);
     this.#events.durable(sequence);
   }

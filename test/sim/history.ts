@@ -61,11 +61,10 @@ export class Run {
     return this.baseSequence + this.#operations.length;
   }
 
-  append(operation: Operation, barrier: boolean): void {
+  append(operation: Operation): void {
     assert(operation.sequence === this.sequence + 1, 'the ledger counts without gaps');
     this.#operations.push(operation);
     perform(this.current, operation);
-    if (barrier) this.barrier();
     if (this.#operations.length % SNAPSHOT_INTERVAL === 0) {
       this.#snapshots.push({ sequence: operation.sequence, content: this.current.clone() });
     }

@@ -5,7 +5,7 @@
 import { Ledger } from '../../src/primary/ledger.ts';
 
 export interface LedgerWatcher {
-  operation(sequence: number, offset: number, length: number, data: Uint8Array | undefined, barrier: boolean): void;
+  operation(sequence: number, offset: number, length: number, data: Uint8Array | undefined): void;
   barrier(): void;
   /** Bytes of which the primary itself does not know what they are. */
   unknown(offset: number, length: number): void;
@@ -33,19 +33,19 @@ function watcherOf(ledger: Ledger): LedgerWatcher | undefined {
 
 function install(): void {
   installed = true;
-  const { wrote, zeroed, flushed, unreadable, uncertain } = Ledger.prototype;
-  Ledger.prototype.wrote = function (this: Ledger, offset, data, barrier) {
-    const result = wrote.call(this, offset, data, barrier);
-    watcherOf(this)?.operation(this.sequence, offset, data.length, data, barrier);
+  const { wrote, zeroed, endEpoch, unreadable, uncertain } = Ledger.prototype;
+  Ledger.prototype.wrote = function (this: Ledger, offset, data) {
+    const result = wrote.call(this, offset, data);
+    watcherOf(this)?.operation(this.sequence, offset, data.length, data);
     return result;
   };
-  Ledger.prototype.zeroed = function (this: Ledger, offset, length, barrier, by) {
-    const result = zeroed.call(this, offset, length, barrier, by);
-    watcherOf(this)?.operation(this.sequence, offset, length, undefined, barrier);
+  Ledger.prototype.zeroed = function (this: Ledger, offset, length, by) {
+    const result = zeroed.call(this, offset, length, by);
+    watcherOf(this)?.operation(this.sequence, offset, length, undefined);
     return result;
   };
-  Ledger.prototype.flushed = function (this: Ledger) {
-    flushed.call(this);
+  Ledger.prototype.endEpoch = function (this: Ledger) {
+    endEpoch.call(this);
     watcherOf(this)?.barrier();
   };
   Ledger.prototype.unreadable = function (this: Ledger, offset, length) {

@@ -29,7 +29,8 @@ function runOf(list: readonly Step[]): Run {
   for (const [index, { offset, length, zero, barrier }] of list.entries()) {
     const size = Math.min(length, SIZE - offset);
     const data = zero ? undefined : Buffer.alloc(size, 1 + index);
-    run.append({ sequence: index + 1, offset, length: size, data }, barrier);
+    run.append({ sequence: index + 1, offset, length: size, data });
+    if (barrier) run.barrier();
   }
   return run;
 }

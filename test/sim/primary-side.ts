@@ -258,9 +258,9 @@ export class PrimarySide {
 
   #watcher(incarnation: Incarnation): Parameters<typeof watchNextLedger>[0] {
     return {
-      operation: (sequence, offset, length, data, barrier) => {
+      operation: (sequence, offset, length, data) => {
         if (!incarnation.alive) return;
-        this.#run!.append({ sequence, offset, length, data }, barrier);
+        this.#run!.append({ sequence, offset, length, data });
         this.clients?.sequenced({ sequence, offset, length, data });
       },
       barrier: () => {

@@ -190,7 +190,7 @@ export class Pair {
         return state === 'streaming' && lag.operations === 0 && recorded === this.primary.status().sequence;
       },
       timeoutMs,
-      () => (this.primary === undefined ? '' : `${this.link.durable} ${this.link.stagedSize}`),
+      () => (this.primary === undefined ? '' : `${this.link.durable} ${this.link.staging.used}`),
     );
   }
 

@@ -202,8 +202,8 @@ describe('what is known to be durable here', () => {
           })
         : undefined;
     const flushing = volume.flush();
-    await volume.write(0, Buffer.alloc(1), PLAIN);
     await turns(1);
+    await volume.write(0, Buffer.alloc(1), PLAIN);
     expect(ledger.locallyDurable).toBe(0);
     synced();
     await flushing;

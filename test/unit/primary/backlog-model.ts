@@ -60,6 +60,8 @@ export class BacklogModel {
   /** Everything up to here is durable on the mirror when the next operation comes. */
   #epochEnd = 0;
   #failed: Failure | undefined;
+  /** Since the primary's start no operation has been taken by the mirror: what it has may still be on disk. */
+  #restarted = false;
 
   constructor(spoolSize: number) {
     this.#settings = {
@@ -112,6 +114,8 @@ export class BacklogModel {
   /** A rescan puts a repair of `size` bytes into the stream, if there is room. False: there is none. */
   remark(size: number): boolean {
     const { window, isInWindow } = this.backlog;
+    // In front of what the mirror has already it would be compared after a crash of the mirror: the replica's part.
+    if (this.#restarted && !isInWindow) return false;
     if (this.#failed !== undefined || !window.hasRoomFor(size)) return false;
     const sequence = isInWindow ? this.sequence : window.lastSequence;
     window.push(FrameType.WRITE, FRAME_REPAIR, sequence, 0, size, new Uint8Array(size), true, this.clock.nowMs());
@@ -224,6 +228,7 @@ export class BacklogModel {
     this.files.slow = slow;
     this.#failed = undefined;
     this.#take(backlog);
+    this.#restarted = true;
     if (restored) {
       this.seen.restored += 1;
       this.reconnect(mirrorCrashed);
@@ -338,6 +343,7 @@ export class BacklogModel {
     assert(value === 0 || entry.data?.length === length, 'an operation has all its data');
     this.#image.fill(value, zone * ZONE_SIZE + from, zone * ZONE_SIZE + from + length);
     this.#position = entry.sequence;
+    this.#restarted = false;
     this.seen.applied += 1;
     if ((entry.flags & FRAME_BARRIER) !== 0) this.#epochEnd = entry.sequence;
     this.#checkImage();

@@ -38,9 +38,9 @@ describe('the ledger', () => {
   it('gives out sequences without gaps, to all replicas, and counts by kind', async () => {
     const replicas = [await replica(), await replica(false)];
     const ledger = started(replicas);
-    ledger.wrote(0, Buffer.alloc(100), false);
-    ledger.zeroed(0, 50, false, 'zeroes');
-    ledger.zeroed(0, 50, true, 'trims');
+    ledger.wrote(0, Buffer.alloc(100));
+    ledger.zeroed(0, 50, 'zeroes');
+    ledger.zeroed(0, 50, 'trims');
     ledger.flushed();
     expect(ledger.sequence).toBe(3);
     expect(replicas.map(({ sequence }) => sequence)).toEqual([3, 3]);
@@ -52,7 +52,7 @@ describe('the ledger', () => {
   it('takes no mutation before its run is durable', async () => {
     const ledger = new Ledger([await replica()], 0, false, () => Promise.resolve());
     expect(ledger.started).toBe(false);
-    expect(() => ledger.wrote(0, Buffer.alloc(1), false)).toThrow('durable before its first mutation');
+    expect(() => ledger.wrote(0, Buffer.alloc(1))).toThrow('durable before its first mutation');
   });
 
   it('clears the clean flag once for all who wait, and never again', async () => {
@@ -118,7 +118,7 @@ describe('the ledger', () => {
       inOrder: true,
     });
     const ledger = new Ledger([own], 41, true, () => Promise.resolve());
-    ledger.wrote(0, Buffer.alloc(1), false);
+    ledger.wrote(0, Buffer.alloc(1));
     expect([ledger.sequence, own.sequence]).toEqual([42, 42]);
   });
 });
@@ -158,8 +158,8 @@ describe('the extents that are not replicated', () => {
             const to = Math.min(blocks, (Math.floor((offset + length - 1) / MIB) + 1) * (MIB / BLOCK));
             dirty[mirror]!.fill(2, from, to);
           } else {
-            if (kind === 'write') ledger.wrote(offset, new Uint8Array(length), false);
-            else ledger.zeroed(offset, length, false, kind === 'zero' ? 'zeroes' : 'trims');
+            if (kind === 'write') ledger.wrote(offset, new Uint8Array(length));
+            else ledger.zeroed(offset, length, kind === 'zero' ? 'zeroes' : 'trims');
             for (const flags of dirty) {
               for (let index = block; index < last; index += 1) flags[index] = Math.max(1, flags[index]!);
             }

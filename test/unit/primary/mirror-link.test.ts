@@ -395,6 +395,26 @@ describe('a link to a mirror', () => {
     expect(pair.link.status().sessions).toBeGreaterThan(5);
   });
 
+  it('drains what waits in the spool as fast as the mirror takes it: no timer stands between one window and the next', async () => {
+    const epochs = 200;
+    const pair = await MemoryPair.make(160 * KIB, 8 * MIB);
+    await pair.startMirror();
+    pair.link.start();
+    await pair.untilInStep();
+    // Each sync takes 20 ms, so that a window is received long before it is applied.
+    pair.imageDisk.hook = (call) => (call === 'sync' ? turns(8) : undefined);
+    for (let count = 0; count < epochs; count += 1) {
+      await pair.write(2);
+      await pair.volume.flush();
+    }
+    expect(pair.replica.backlog.rung).toBe('spool');
+    const fromMs = pair.world.clock.nowMs();
+    await pair.untilInStep();
+    // Hardly more than the syncs; with the interval of 200 ms for each window it would be half as much again.
+    expect(pair.world.clock.nowMs() - fromMs).toBeLessThan(epochs * 20 * 1.2);
+    expect(pair.identical).toBe(true);
+  });
+
   it('says the same trouble once, waits longer each time, and starts anew after a success', async () => {
     const pair = await MemoryPair.make();
     pair.link.start();

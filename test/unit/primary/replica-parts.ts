@@ -66,7 +66,8 @@ export async function replicaParts(options: ReplicaOptions): Promise<ReplicaPart
       void map.set(offset, length);
       const next = replica.sequence + 1;
       sequences.note(offset, length, next);
-      replica.append(type, next, offset, length, type === 17 ? undefined : data, barrier);
+      replica.append(type, next, offset, length, type === 17 ? undefined : data);
+      if (barrier) replica.barrier();
     },
   };
 }

@@ -124,12 +124,8 @@ describe('in flush', () => {
       void scene.volume.write(0, data(), PLAIN);
       const local = scene.delay('sync');
       const flush = watch(scene.volume.flush());
-      // Before anything else has had its turn.
-      expect(scene.stream()).toEqual([
-        { type: FrameType.WRITE, sequence: 1, flags: 0 },
-        { type: FrameType.BARRIER, sequence: 1, flags: 0 },
-      ]);
       await turns(1);
+      expect(scene.stream()).toEqual([{ type: FrameType.WRITE, sequence: 1, flags: FRAME_BARRIER }]);
       expect(scene.disk.counts.sync).toBe(1);
       const steps = [(): void => scene.agreement.acknowledged(1, 1), local.let];
       if (!mirrorFirst) steps.reverse();
@@ -164,9 +160,37 @@ describe('in flush', () => {
     const scene = await Scene.make('flush');
     void scene.volume.write(0, data(), PLAIN);
     const flushes = Array.from({ length: 10 }, () => watch(scene.volume.flush()));
-    expect(scene.stream().map(({ type }) => type)).toEqual([FrameType.WRITE, FrameType.BARRIER]);
+    await turns(1);
+    expect(scene.stream()).toEqual([{ type: FrameType.WRITE, sequence: 1, flags: FRAME_BARRIER }]);
     scene.agreement.acknowledged(1, 1);
     for (const flush of flushes) expect(await flush()).toBe('answered');
+  });
+
+  it('what comes while the local disk syncs shares the next sync and its barrier, behind all that was answered', async () => {
+    const scene = await Scene.make('flush');
+    const local = scene.delay('sync');
+    const first = watch(scene.volume.flush());
+    await turns(1);
+    expect(scene.stream()).toEqual([{ type: FrameType.BARRIER, sequence: 0, flags: 0 }]);
+    const later = [1, 2, 3].map((value) => watch(scene.volume.write(0, data(value), value === 2 ? FUA : PLAIN)));
+    later.push(watch(scene.volume.flush()));
+    void scene.volume.write(0, data(4), PLAIN);
+    await turns(1);
+    expect(scene.stream().map(({ flags }) => flags)).toEqual([0, 0, 0, 0]);
+    scene.agreement.acknowledged(0, 0);
+    expect(await first()).toBe('waits');
+    local.let();
+    expect(await first()).toBe('answered');
+    await turns(1);
+    expect([scene.stream(), scene.disk.counts.sync]).toEqual([[{ type: FrameType.BARRIER, sequence: 4, flags: 0 }], 2]);
+    expect(await Promise.all(later.map((request) => request()))).toEqual([
+      'answered at once',
+      'waits',
+      'answered at once',
+      'waits',
+    ]);
+    scene.agreement.acknowledged(4, 4);
+    expect(await Promise.all([later[1]!(), later[3]!()])).toEqual(['answered', 'answered']);
   });
 });
 

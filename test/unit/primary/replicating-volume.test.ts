@@ -188,19 +188,19 @@ describe('what enters the stream', () => {
     expect(streamOf(replica)[0]!.data).toBe(data);
   });
 
-  it('has the end of an epoch on a mutation with FUA, and where a flush was asked for', async () => {
+  it('has the end of an epoch on a mutation with FUA, and on the last before a flush', async () => {
     const { replica, volume } = await replicating(SIZE);
     await volume.write(0, Buffer.alloc(512, 1), { fua: true });
     await volume.write(0, Buffer.alloc(512, 2), PLAIN);
     const flushing = volume.flush();
+    await turns(1);
     void volume.write(0, Buffer.alloc(512, 3), PLAIN);
     await flushing;
     await volume.zero(0, 512, { fua: true, allocate: false, fast: false });
     await volume.trim(4096, 4096, { fua: true });
     expect(streamOf(replica).map(({ type, sequence, flags }) => [type, sequence, flags])).toEqual([
       [FrameType.WRITE, 1, FRAME_BARRIER],
-      [FrameType.WRITE, 2, 0],
-      [FrameType.BARRIER, 2, 0],
+      [FrameType.WRITE, 2, FRAME_BARRIER],
       [FrameType.WRITE, 3, 0],
       [FrameType.ZERO, 4, FRAME_BARRIER],
       [FrameType.ZERO, 5, FRAME_BARRIER],

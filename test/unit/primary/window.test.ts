@@ -1,10 +1,11 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { FrameType, type FrameTypeCode } from '../../../src/link/frame.ts';
+import { FRAME_BARRIER, FrameType, type FrameTypeCode } from '../../../src/link/frame.ts';
 import { ENTRY_OVERHEAD_SIZE, Window, type WindowEntry } from '../../../src/primary/window.ts';
 
 interface ModelEntry {
   type: FrameTypeCode;
+  flags: number;
   sequence: number;
   offset: number;
   length: number;
@@ -107,7 +108,7 @@ describe('the window', () => {
           const between = (from: number, to: number): number => from + Math.floor(((to - from) * share) / 100);
           const push = (type: FrameTypeCode, length: number, data: Uint8Array | undefined, remark: boolean): void => {
             window.push(type, 0, sequence, size * 10, length, data, remark, nowMs);
-            model.entries.push({ type, sequence, offset: size * 10, length, data, remark, atMs: nowMs });
+            model.entries.push({ type, flags: 0, sequence, offset: size * 10, length, data, remark, atMs: nowMs });
           };
           const bytes = shared ? ARENA.subarray(0, size) : new Uint8Array(size);
           let taken: [unknown, unknown] = [undefined, undefined];
@@ -126,11 +127,14 @@ describe('the window', () => {
           } else if (kind === 'barrier') {
             window.pushBarrier(sequence, nowMs);
             const last = model.entries.at(-1);
-            const waits = last?.type === FrameType.BARRIER && model.unsent < model.entries.length;
-            if (lastBarrier !== sequence && waits) last.sequence = sequence;
+            const waits = model.unsent < model.entries.length;
+            const carries = waits && last?.remark === false && last.sequence === sequence;
+            if (lastBarrier !== sequence && waits && last?.type === FrameType.BARRIER) last.sequence = sequence;
+            else if (lastBarrier !== sequence && carries) last.flags = FRAME_BARRIER;
             else if (lastBarrier !== sequence)
               model.entries.push({
                 type: FrameType.BARRIER,
+                flags: 0,
                 sequence,
                 offset: 0,
                 length: 0,
@@ -142,7 +146,7 @@ describe('the window', () => {
           } else if (kind === 'take') {
             const entry = window.takeUnsent();
             const expected = model.entries[model.unsent];
-            taken = [entry && { ...entry, flags: 0 }, expected && { ...expected, flags: 0 }];
+            taken = [entry && { ...entry }, expected && { ...expected }];
             if (entry !== undefined && expected !== undefined) {
               model.unsent += 1;
               model.sent = expected.sequence;
@@ -252,7 +256,8 @@ describe('the window', () => {
     window.pushBarrier(10, 0);
     window.push(FrameType.ZERO, 0, 11, 0, 1, undefined, false, 0);
     window.pushBarrier(11, 0);
-    expect([10, 11, 11].map((sequence) => window.takeUnsent()?.sequence === sequence)).toEqual([true, true, true]);
+    expect(window.takeUnsent()).toMatchObject({ type: FrameType.BARRIER, sequence: 10 });
+    expect(window.takeUnsent()).toMatchObject({ type: FrameType.ZERO, sequence: 11, flags: FRAME_BARRIER });
     expect(window.hasUnsent).toBe(false);
   });
 
