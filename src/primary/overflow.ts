@@ -305,6 +305,12 @@ export class Overflow {
     for (const record of records) {
       if (era !== this.#era) return;
       const { type, sequence, offset, length, atMs } = record;
+      if (sequence <= part.base && sequence <= this.#resumedAfter) {
+        // After a restart the mirror is further than what was kept. If it should come back from before, it is compared.
+        this.#window.forget(sequence);
+        this.spooled.left(offset, length, atMs);
+        continue;
+      }
       const folding = fold(part, record);
       if (folding !== undefined) await folding;
       if (era !== this.#era) return;
