@@ -15,6 +15,7 @@ import { nodeNetwork } from '../../dist/io/node-network.js';
 import { connectNbd } from '../../dist/nbd/client.js';
 import { runChild } from '../common/children.ts';
 import { EXPORT_NAME } from '../common/nbdtwin.ts';
+import { cpuSecondsOf, memoryOf } from '../common/usage.ts';
 import { runFio, type Workload } from '../system/fio.ts';
 import { formatResults, type Observation, summarise } from '../system/report.ts';
 import { type Server, type ServerKind, startNbdtwin, startNbdtwinWithMirror } from '../system/servers.ts';
@@ -88,7 +89,7 @@ async function run(folder: string, parameters: Parameters, say: (text: string) =
     const order = [...CONTESTANTS.slice(first), ...CONTESTANTS.slice(0, first)];
     observations.push(...(await runRound(round, order, join(folder, `round-${round}`), parameters, loads, say)));
   }
-  const results = summarise(observations, BASELINE);
+  const results = summarise(observations, [BASELINE]);
   return {
     parameters,
     figures: { baseline: BASELINE, results, observations },
@@ -127,6 +128,7 @@ async function runRound(
       await server.settle();
       // What earlier loads left in the page cache is written out first, not during this one.
       await runChild('sync', ['--file-system', folder]);
+      const cpuBefore = await cpuSecondsOf(server.pids);
       const measurement = await runFio(load, {
         uri: server.uri,
         size: parameters.regionCount * REGION_SIZE,
@@ -136,7 +138,16 @@ async function runRound(
         seed: round,
       });
       const mirror = await server.settle();
-      observations.push({ round, workload: load.name, server: name, measurement, mirror });
+      const operations = (measurement.iops * (parameters.warmUpMs + parameters.runMs)) / 1000;
+      observations.push({
+        round,
+        workload: load.name,
+        server: name,
+        measurement,
+        cpuSeconds: (((await cpuSecondsOf(server.pids)) - cpuBefore) * 100_000) / operations,
+        memory: await memoryOf(server.pids),
+        mirror,
+      });
       say(`round ${round}, ${load.name}, ${name}: ${Math.round(measurement.iops)} IOPS`);
     }
   }

@@ -1,5 +1,4 @@
 /** What all scenarios have in common: they run, and report figures and whether what is claimed has held. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Machine } from '../common/machine.ts';
 
 /** A statement about the product that a run can refute. */
@@ -36,19 +35,4 @@ export interface ScenarioReport extends Omit<Outcome, 'text'> {
 
 export function claimLines(claims: readonly Claim[]): string[] {
   return claims.map(({ text, held }) => `${held ? 'held     ' : 'NOT HELD '} ${text}`);
-}
-
-/** Asks again and again, every 20 ms, until the answer is not undefined; fails, with `what`, after `timeoutMs`. */
-export async function until<T>(
-  what: string,
-  timeoutMs: number,
-  answer: () => T | undefined | Promise<T | undefined>,
-): Promise<T> {
-  const deadline = performance.now() + timeoutMs;
-  for (;;) {
-    const found = await answer();
-    if (found !== undefined) return found;
-    if (performance.now() > deadline) throw new Error(`${what}: not within ${timeoutMs / 1000} s`);
-    await sleep(20);
-  }
 }

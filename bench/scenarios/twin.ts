@@ -3,7 +3,7 @@ import { mkdir, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { MirrorLinkStatus } from '../../dist/primary/status.js';
 import { EXPORT_NAME, type Mirror, makeSecret, type Primary, startMirror, startPrimary } from '../common/nbdtwin.ts';
-import { until } from './scenario.ts';
+import { until } from '../common/until.ts';
 import { ThrottledLink } from './throttled-link.ts';
 
 export interface TwinOptions {

@@ -1,33 +1,44 @@
 /**
- * The system benchmark: fio against nbdtwin without and with a mirror, nbdkit's file plugin and qemu-nbd, all in one
- * run. In each round every server gets a fresh disk of the same size and contents; then, workload by workload, the
+ * The system benchmark: fio against nbdtwin and its peers, all in one run, in two series (series.ts). In each round every server gets a fresh disk of the same size and contents; then, workload by workload, the
  * servers take turns under load while the others are idle, so that what else the machine does hits neighbours alike.
  * The order of the servers moves on by one from round to round.
  */
 import { mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { cpus, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { killAll, runChild } from '../common/children.ts';
+import { writeSection } from '../common/docs.ts';
 import { describeMachine } from '../common/machine.ts';
-import { runFio, WORKLOADS } from './fio.ts';
-import { formatReport, type Observation, type Parameters, type Report, summarise } from './report.ts';
-import { BASELINE, SERVERS, type Server, type ServerKind } from './servers.ts';
+import { cpuSecondsOf, memoryOf, pin } from '../common/usage.ts';
+import { PINNED_CPU, runFio, type Workload, workloadNamed } from './fio.ts';
+import {
+  formatReport,
+  type Observation,
+  type Parameters,
+  type Report,
+  type SeriesReport,
+  summarise,
+} from './report.ts';
+import { SERIES } from './series.ts';
+import type { Server, ServerKind } from './servers.ts';
 
 const USAGE = `npm run bench -- [options]
 
-  --quick            about two minutes instead of about nine
+  --quick            a few minutes instead of about half an hour
   --json FILE        write every figure to FILE as JSON
-  --directory DIR    where the disks go, up to 3 GiB (default: a temporary folder)
+  --docs             write the tables to docs/benchmarks.md, in place of those of the last run
+  --directory DIR    where the disks go, up to 6 GiB (default: a temporary folder)
+  --series NAME      only this series: ${SERIES.map(({ name }) => name).join(', ')}
   --only NAME        only workloads whose name starts with NAME
-  --server NAME      only this server, may be given several times (nbdkit, the baseline, always runs)
+  --server NAME      only this server, may be given several times (the baseline always runs)
   --micro            the micro benchmarks instead
 
 Scenarios that show whether what is claimed holds: npm run bench -- NAME (slow-link, restart-large, dirty-map)
 `;
 
-const FULL: Parameters = { rounds: 3, diskSize: 512 * 2 ** 20, warmUpMs: 1000, runMs: 5000 };
-const QUICK: Parameters = { rounds: 3, diskSize: 256 * 2 ** 20, warmUpMs: 300, runMs: 1000 };
+const FULL: Parameters = { rounds: 3, diskSize: 512 * 2 ** 20, warmUpMs: 1000, runMs: 4000 };
+const QUICK: Parameters = { rounds: 1, diskSize: 256 * 2 ** 20, warmUpMs: 300, runMs: 1000 };
 
 const CHUNK_SIZE = 1 << 20;
 
@@ -47,54 +58,103 @@ async function writeDisk(path: string, size: number): Promise<void> {
   }
 }
 
-interface Plan {
-  readonly folder: string;
-  readonly parameters: Parameters;
-  readonly workloads: typeof WORKLOADS;
-}
-
 interface Contestant {
   readonly kind: ServerKind;
   readonly server: Server;
   readonly folder: string;
 }
 
-async function startContestant(kind: ServerKind, roundFolder: string, diskSize: number): Promise<Contestant> {
-  const folder = join(roundFolder, String(SERVERS.indexOf(kind)));
+async function startContestant(kind: ServerKind, folder: string, diskSize: number): Promise<Contestant> {
   await mkdir(folder);
   const disk = join(folder, 'bench.img');
   await writeDisk(disk, diskSize);
-  return { kind, server: await kind.start(disk, folder), folder };
+  const server = await kind.start(disk, folder);
+  await server.settle();
+  for (const file of server.files) await cachePieceByPiece(file, diskSize);
+  return { kind, server, folder };
 }
 
-async function runRound(round: number, servers: readonly ServerKind[], plan: Plan): Promise<Observation[]> {
-  const roundFolder = join(plan.folder, `round-${round}`);
-  await mkdir(roundFolder);
+/** What was read or written in large pieces lies in the page cache in large pieces: see docs/benchmarks.md. */
+async function cachePieceByPiece(path: string, size: number): Promise<void> {
+  await dropCache(path);
+  const pieces = ['--ioengine=psync', '--rw=randread', '--bs=4096', '--fadvise_hint=random', '--invalidate=0'];
+  await runChild('fio', ['--name=cache', `--filename=${path}`, `--size=${size}`, '--readonly', ...pieces]);
+}
+
+async function dropCache(path: string): Promise<void> {
+  await runChild('dd', [`of=${path}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0']);
+}
+
+async function runRound(
+  round: number,
+  servers: readonly ServerKind[],
+  workloads: readonly Workload[],
+  folder: string,
+  parameters: Parameters,
+): Promise<Observation[]> {
+  await mkdir(folder);
   const contestants: Contestant[] = [];
-  for (const kind of servers) contestants.push(await startContestant(kind, roundFolder, plan.parameters.diskSize));
+  for (const [index, kind] of servers.entries())
+    contestants.push(await startContestant(kind, join(folder, String(index)), parameters.diskSize));
   const observations: Observation[] = [];
-  for (const workload of plan.workloads) {
-    for (const { kind, server, folder } of contestants) {
-      // What earlier loads left in the page cache is written out first, not during this one.
-      await runChild('sync', ['--file-system', folder]);
-      const measurement = await runFio(workload, {
-        uri: server.uri,
-        size: plan.parameters.diskSize,
-        warmUpMs: plan.parameters.warmUpMs,
-        runMs: plan.parameters.runMs,
-        outputPath: join(folder, `${workload.name}.json`),
-        seed: round,
-      });
-      const mirror = await server.settle();
-      observations.push({ round, workload: workload.name, server: kind.name, measurement, mirror });
-      progress(`round ${round}, ${workload.text}, ${kind.name}: ${Math.round(measurement.iops)} IOPS`);
+  for (const workload of workloads) {
+    for (const contestant of contestants) {
+      const observed = await observe(workload, contestant, round, parameters);
+      observations.push(observed);
+      progress(
+        `round ${round}, ${workload.text}, ${observed.server}: ${Math.round(observed.measurement.iops)} IOPS, ` +
+          `${observed.cpuSeconds.toFixed(2)} CPU s per 100k`,
+      );
     }
   }
   for (const { server } of contestants) await server.stop();
   // Only after success: what is left in the folder explains a failure.
-  await rm(roundFolder, { recursive: true });
+  await rm(folder, { recursive: true });
   return observations;
 }
+
+async function observe(
+  workload: Workload,
+  { kind, server, folder }: Contestant,
+  round: number,
+  { diskSize, warmUpMs, runMs }: Parameters,
+): Promise<Observation> {
+  // What earlier loads left in the page cache is written out first, not during this one.
+  await runChild('sync', ['--file-system', folder]);
+  if (workload.cold === true) for (const file of server.files) await dropCache(file);
+  if (workload.pinned === true) {
+    await pin(server.pids[0]!, String(PINNED_CPU));
+    for (const pid of server.pids.slice(1)) await pin(pid, OTHER_CPUS);
+  }
+  const cpuBefore = await cpuSecondsOf(server.pids);
+  const outputPath = join(folder, `${workload.name}.json`);
+  const measurement = await runFio(workload, {
+    uri: server.uri,
+    size: diskSize,
+    warmUpMs,
+    runMs,
+    outputPath,
+    seed: round,
+  });
+  const mirror = await server.settle();
+  const cpuSeconds = (await cpuSecondsOf(server.pids)) - cpuBefore;
+  if (workload.pinned === true) for (const pid of server.pids) await pin(pid, ALL_CPUS);
+  // Of the warm-up only the time is known, not the operations: they are taken to be as many.
+  const operations =
+    workload.cold === true ? diskSize / workload.blockSize : (measurement.iops * (warmUpMs + runMs)) / 1000;
+  return {
+    round,
+    workload: workload.name,
+    server: kind.name,
+    measurement,
+    cpuSeconds: (cpuSeconds * 100_000) / operations,
+    memory: await memoryOf(server.pids),
+    mirror,
+  };
+}
+
+const ALL_CPUS = `0-${cpus().length - 1}`;
+const OTHER_CPUS = cpus().length > 1 ? `${PINNED_CPU + 1}-${cpus().length - 1}` : ALL_CPUS;
 
 function progress(text: string): void {
   process.stderr.write(`${text}\n`);
@@ -105,9 +165,11 @@ async function main(): Promise<void> {
     options: {
       quick: { type: 'boolean', default: false },
       json: { type: 'string' },
+      docs: { type: 'boolean', default: false },
       directory: { type: 'string', default: tmpdir() },
+      series: { type: 'string' },
       only: { type: 'string', default: '' },
-      server: { type: 'string', multiple: true, default: SERVERS.map(({ name }) => name) },
+      server: { type: 'string', multiple: true },
       help: { type: 'boolean', default: false },
     },
   });
@@ -115,21 +177,35 @@ async function main(): Promise<void> {
     process.stdout.write(USAGE);
     return;
   }
-  const workloads = WORKLOADS.filter(({ name }) => name.startsWith(values.only));
-  if (workloads.length === 0) throw new Error(`no workload starts with ${values.only}`);
-
-  const servers = SERVERS.filter(({ name }) => name === BASELINE || values.server.includes(name));
-  const unknown = values.server.filter((name) => !SERVERS.some((kind) => kind.name === name));
+  const chosen = SERIES.filter(({ name }) => values.series === undefined || name === values.series).flatMap(
+    (series) => {
+      const workloads = series.workloads.filter((name) => name.startsWith(values.only));
+      return workloads.length === 0 ? [] : [{ ...series, workloads }];
+    },
+  );
+  if (chosen.length === 0) throw new Error('no series has such a workload');
+  const unknown = (values.server ?? []).filter((name) =>
+    chosen.every(({ servers }) => servers.every((kind) => kind.name !== name)),
+  );
   if (unknown.length > 0) throw new Error(`no such server: ${unknown.join(', ')}`);
 
   const folder = await mkdtemp(join(resolve(values.directory), 'nbdtwin-bench-'));
-  const plan: Plan = { folder, parameters: values.quick ? QUICK : FULL, workloads };
-  const machine = await describeMachine(folder, ['fio', 'nbdkit', 'qemu-nbd']);
-  const observations: Observation[] = [];
+  const parameters = values.quick ? QUICK : FULL;
+  const machine = await describeMachine(folder, ['fio', 'nbdkit', 'qemu-storage-daemon']);
+  const reports: (SeriesReport & { readonly observations: readonly Observation[] })[] = [];
   try {
-    for (let round = 1; round <= plan.parameters.rounds; round += 1) {
-      const first = (round - 1) % servers.length;
-      observations.push(...(await runRound(round, [...servers.slice(first), ...servers.slice(0, first)], plan)));
+    for (const { name, text, baseline, targets, workloads, servers: all } of chosen) {
+      const servers = all.filter(
+        (kind) => baseline.includes(kind.name) || (values.server?.includes(kind.name) ?? true),
+      );
+      const observations: Observation[] = [];
+      for (let round = 1; round <= parameters.rounds; round += 1) {
+        const first = (round - 1) % servers.length;
+        const order = [...servers.slice(first), ...servers.slice(0, first)];
+        const roundFolder = join(folder, `${name}-${round}`);
+        observations.push(...(await runRound(round, order, workloads.map(workloadNamed), roundFolder, parameters)));
+      }
+      reports.push({ name, text, baseline, targets, results: summarise(observations, baseline), observations });
     }
   } catch (error) {
     progress(`What the servers said is in ${folder}`);
@@ -137,16 +213,11 @@ async function main(): Promise<void> {
   }
   await rm(folder, { recursive: true });
 
-  const report: Report = {
-    version: 1,
-    machine,
-    parameters: plan.parameters,
-    baseline: BASELINE,
-    results: summarise(observations, BASELINE),
-  };
-  if (values.json !== undefined)
-    await writeFile(values.json, `${JSON.stringify({ ...report, observations }, null, 2)}\n`);
-  process.stdout.write(`${formatReport(report, workloads)}\n`);
+  const report: Report = { version: 2, machine, parameters, series: reports };
+  if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(report, null, 2)}\n`);
+  const formatted = formatReport(report);
+  if (values.docs) await writeSection('system', formatted);
+  process.stdout.write(`${formatted}\n`);
 }
 
 // However this ends, no server outlives it.

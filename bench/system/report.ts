@@ -3,7 +3,8 @@
 import { type Machine, machineText } from '../common/machine.ts';
 import { type Sample, sampleOf } from '../common/statistics.ts';
 import { formatTable, whole } from '../common/table.ts';
-import type { Measurement, Workload } from './fio.ts';
+import { type Measurement, type Workload, type WorkloadName, workloadNamed } from './fio.ts';
+import type { Target } from './series.ts';
 import type { MirrorReport } from './servers.ts';
 
 export interface Parameters {
@@ -21,18 +22,29 @@ export interface Result {
   readonly bytesPerSecond: Sample;
   readonly p50Us: Sample;
   readonly p99Us: Sample;
-  /** IOPS over those of the baseline in the same round. */
+  /** IOPS over those of the best of the baseline in the same round. */
   readonly ratio: Sample;
+  /** CPU seconds of all its processes for 100,000 operations, until the mirror had them too. */
+  readonly cpuSeconds: Sample;
+  /** Bytes of memory of all its processes after the load. */
+  readonly memory: Sample;
   /** Rounds in which the mirror kept up, and how long it took to catch up after the load; only where there is one. */
   readonly mirror?: { readonly keptUp: number; readonly settleMs: Sample };
 }
 
+export interface SeriesReport {
+  readonly name: string;
+  readonly text: string;
+  readonly baseline: readonly string[];
+  readonly targets: readonly Target[];
+  readonly results: readonly Result[];
+}
+
 export interface Report {
-  readonly version: 1;
+  readonly version: 2;
   readonly machine: Machine;
   readonly parameters: Parameters;
-  readonly baseline: string;
-  readonly results: readonly Result[];
+  readonly series: readonly SeriesReport[];
 }
 
 /** One measurement with its place. */
@@ -41,21 +53,24 @@ export interface Observation {
   readonly workload: string;
   readonly server: string;
   readonly measurement: Measurement;
+  readonly cpuSeconds: number;
+  readonly memory: number;
   readonly mirror: MirrorReport | undefined;
 }
 
 /** Sums up: a result for each pair of workload and server that was observed. The baseline must have been observed. */
-export function summarise(observations: readonly Observation[], baseline: string): Result[] {
+export function summarise(observations: readonly Observation[], baseline: readonly string[]): Result[] {
   const groups = new Map<string, Observation[]>();
   for (const observation of observations) {
     const key = JSON.stringify([observation.workload, observation.server]);
     groups.set(key, [...(groups.get(key) ?? []), observation]);
   }
   const ratioOf = ({ round, workload, measurement }: Observation) => {
-    const group = groups.get(JSON.stringify([workload, baseline]));
-    const reference = group?.find((observation) => observation.round === round);
-    if (reference === undefined) throw new Error(`${baseline} was not measured under ${workload} in round ${round}`);
-    return measurement.iops / reference.measurement.iops;
+    const peers = observations.filter(
+      (other) => other.round === round && other.workload === workload && baseline.includes(other.server),
+    );
+    if (peers.length === 0) throw new Error(`${baseline.join(', ')}: not measured under ${workload} in round ${round}`);
+    return measurement.iops / Math.max(...peers.map((peer) => peer.measurement.iops));
   };
   return [...groups.values()].map((group): Result => {
     const { workload, server } = group[0]!;
@@ -70,6 +85,8 @@ export function summarise(observations: readonly Observation[], baseline: string
       p50Us: sample(({ latencyUs }) => latencyUs.p50),
       p99Us: sample(({ latencyUs }) => latencyUs.p99),
       ratio: sampleOf(group.map(ratioOf)),
+      cpuSeconds: sampleOf(group.map(({ cpuSeconds }) => cpuSeconds)),
+      memory: sampleOf(group.map(({ memory }) => memory)),
       ...(mirrors.length > 0 && {
         mirror: {
           keptUp: mirrors.filter(({ keptUp }) => keptUp).length,
@@ -80,18 +97,50 @@ export function summarise(observations: readonly Observation[], baseline: string
   });
 }
 
-const HEADINGS = ['', 'IOPS, median', '[min, max]', 'MB/s', 'p50 us', 'p99 us', 'ratio', '[min, max]', 'mirror'];
+const HEADINGS = [
+  '',
+  'IOPS, median',
+  '[min, max]',
+  'MB/s',
+  'p50 us',
+  'p99 us',
+  'ratio',
+  '[min, max]',
+  'CPU s/100k',
+  'memory MB',
+  'mirror',
+];
 
-/** The tables, one for each workload. */
-export function formatReport(report: Report, workloads: readonly Workload[]): string {
-  const { machine, parameters } = report;
+/** For each series its tables, one for each workload, and what became of its targets. */
+export function formatReport({ machine, parameters, series }: Report): string {
   const head = [
     machineText(machine),
     `${parameters.rounds} rounds, disk of ${parameters.diskSize / 2 ** 20} MiB, ${parameters.runMs} ms each after ` +
       `${parameters.warmUpMs} ms of warm-up; load and servers share the machine`,
-    `ratio: IOPS over those of ${report.baseline} in the same round, median`,
   ];
-  return `${head.join('\n')}\n\n${formatResults(report.results, workloads, parameters.rounds)}`;
+  const parts = series.map(({ text, baseline, results, targets }) => {
+    const best = baseline.length > 1 ? `the best of ${baseline.join(', ')}` : baseline[0];
+    const workloads = [...new Set(results.map(({ workload }) => workload))] as WorkloadName[];
+    return [
+      `# ${text}`,
+      `ratio: IOPS over those of ${best} in the same round, median`,
+      formatResults(results, workloads.map(workloadNamed), parameters.rounds),
+      formatTargets(targets, results),
+    ].join('\n\n');
+  });
+  return `${head.join('\n')}\n\n${parts.join('\n\n')}`;
+}
+
+/** Each target that was measured: asked for, reached. */
+function formatTargets(targets: readonly Target[], results: readonly Result[]): string {
+  const rows = targets.flatMap(({ server, workload, ratio }) => {
+    const result = results.find((each) => each.server === server && each.workload === workload);
+    if (result === undefined) return [];
+    const { median } = result.ratio;
+    const verdict = median >= ratio ? 'reached' : 'missed';
+    return [[workloadNamed(workload).text, server, ratio.toFixed(1), median.toFixed(2), verdict]];
+  });
+  return formatTable([['target', '', 'at least', 'ratio', ''], ...rows], [0, 1, 4]);
 }
 
 /** A table for each workload. */
@@ -113,6 +162,8 @@ function rowOf(rounds: number): (result: Result) => string[] {
     whole(result.p99Us.median),
     result.ratio.median.toFixed(2),
     `[${result.ratio.min.toFixed(2)}, ${result.ratio.max.toFixed(2)}]`,
+    result.cpuSeconds.median.toFixed(2),
+    whole(result.memory.median / 1e6),
     result.mirror === undefined ? '' : mirrorText(result.mirror, rounds),
   ];
 }

@@ -1,13 +1,16 @@
 /** The servers that are compared. Each is started on a disk of its own, asked over a unix socket, and stopped. */
 import { existsSync } from 'node:fs';
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { adoptDaemon, type Child, runChild, startChild } from '../common/children.ts';
+import { freePort } from '../common/free-port.ts';
 import { EXPORT_NAME, makeSecret, type Primary, startMirror, startPrimary } from '../common/nbdtwin.ts';
+import { until } from '../common/until.ts';
 
 const SETTLE_TIMEOUT_MS = 2 * 60_000;
 const POLL_MS = 10;
+const READY_TIMEOUT_MS = 10_000;
 
 /** How the mirror came through a workload. */
 export interface MirrorReport {
@@ -21,6 +24,10 @@ export interface Server {
   readonly uri: string;
   /** Path of its unix socket. */
   readonly socket: string;
+  /** Of all processes that belong to it, the one that clients talk to first. */
+  readonly pids: readonly number[];
+  /** The disk, and what its mirror keeps. */
+  readonly files: readonly string[];
   /** Resolves when the mirror, if there is one, has everything. */
   settle(): Promise<MirrorReport | undefined>;
   stop(): Promise<void>;
@@ -32,26 +39,33 @@ export interface ServerKind {
   start(disk: string, folder: string): Promise<Server>;
 }
 
-export const BASELINE = 'nbdkit';
+export const NBDKIT: ServerKind = { name: 'nbdkit', start: startNbdkit };
 
 export const SERVERS: readonly ServerKind[] = [
   { name: 'nbdtwin', start: startNbdtwin },
-  { name: 'nbdtwin + mirror', start: (disk, folder) => startNbdtwinWithMirror(disk, folder, []) },
-  { name: BASELINE, start: startNbdkit },
+  NBDKIT,
+  { name: 'nbd-server', start: startNbdServer },
   { name: 'qemu-nbd', start: startQemuNbd },
 ];
 
-function uriOf(socket: string): string {
+export function uriOf(socket: string): string {
   return `nbd+unix:///${EXPORT_NAME}?socket=${socket}`;
 }
 
-function plainServer(socket: string, child: Child): Server {
-  return { uri: uriOf(socket), socket, settle: async () => undefined, stop: () => child.stop() };
+function plainServer(disk: string, socket: string, child: Child): Server {
+  return {
+    uri: uriOf(socket),
+    socket,
+    pids: [child.pid],
+    files: [disk],
+    settle: async () => undefined,
+    stop: () => child.stop(),
+  };
 }
 
 export async function startNbdtwin(disk: string, folder: string): Promise<Server> {
   const { socket, child } = await startPrimary(disk, folder);
-  return plainServer(socket, child);
+  return plainServer(disk, socket, child);
 }
 
 /** `flags`: more of the primary. */
@@ -73,7 +87,14 @@ export async function startNbdtwinWithMirror(disk: string, folder: string, flags
     await primary.child.stop();
     await mirror.child.stop();
   };
-  return { uri: uriOf(primary.socket), socket: primary.socket, settle: () => link.untilSettled(), stop };
+  return {
+    uri: uriOf(primary.socket),
+    socket: primary.socket,
+    pids: [primary.child.pid, mirror.child.pid],
+    files: [disk, join(directory, `${EXPORT_NAME}.img`)],
+    settle: () => link.untilSettled(),
+    stop,
+  };
 }
 
 /** Asks a primary how its mirror is. */
@@ -108,7 +129,22 @@ async function startNbdkit(disk: string, folder: string): Promise<Server> {
   const pidPath = join(folder, 'nbdkit.pid');
   // It goes into the background by itself when it is ready; with -f it would end with the shell that started it.
   await runChild('nbdkit', ['-U', socket, '-P', pidPath, 'file', disk]);
-  return plainServer(socket, adoptDaemon(Number(await readFile(pidPath, 'utf8'))));
+  return plainServer(disk, socket, adoptDaemon(Number(await readFile(pidPath, 'utf8'))));
+}
+
+async function startNbdServer(disk: string, folder: string): Promise<Server> {
+  const socket = join(folder, 'nbd.sock');
+  const pidPath = join(folder, 'nbd-server.pid');
+  const config = join(folder, 'nbd-server.conf');
+  // It listens on a port besides, and takes none that is chosen for it.
+  const generic = ['[generic]', `unixsock = ${socket}`, 'listenaddr = 127.0.0.1', `port = ${await freePort()}`];
+  await writeFile(
+    config,
+    [...generic, `[${EXPORT_NAME}]`, `exportname = ${disk}`, 'flush = true', 'fua = true', ''].join('\n'),
+  );
+  await runChild('nbd-server', ['-C', config, '-p', pidPath]);
+  await until('nbd-server', READY_TIMEOUT_MS, () => (existsSync(socket) && existsSync(pidPath)) || undefined);
+  return plainServer(disk, socket, adoptDaemon(Number(await readFile(pidPath, 'utf8'))));
 }
 
 async function startQemuNbd(disk: string, folder: string): Promise<Server> {
@@ -117,5 +153,5 @@ async function startQemuNbd(disk: string, folder: string): Promise<Server> {
   const child = await startChild('qemu-nbd', [...args, disk], { logPath: join(folder, 'qemu-nbd.log') }, () =>
     existsSync(socket),
   );
-  return plainServer(socket, child);
+  return plainServer(disk, socket, child);
 }

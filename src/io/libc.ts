@@ -16,6 +16,8 @@ const ioctlCall = libc.func('int ioctl(int descriptor, unsigned long request, ..
 const fadviseCall = libc.func('int posix_fadvise64(int descriptor, int64_t offset, int64_t length, int advice)');
 const preadv2Call = libc.func('int64_t preadv64v2(int descriptor, void *vector, int count, int64_t offset, int flags)');
 
+const recvCall = libc.func('int64_t recv(int descriptor, void *target, size_t size, int flags)');
+
 const pollCall = libc.func('int poll(void *descriptors, unsigned long count, int timeoutMs)');
 
 const EINTR = koffi.os.errno['EINTR'];
@@ -40,6 +42,7 @@ const POSIX_FADV_DONTNEED = 4;
 const RWF_NOWAIT = 0x08;
 const SIOCOUTQ = 0x5411;
 const POLLRDHUP = 0x2000;
+const MSG_DONTWAIT = 0x40;
 
 function systemError(syscall: string, errno: number): NodeJS.ErrnoException {
   const code = getSystemErrorName(-errno);
@@ -155,6 +158,19 @@ export function socketPeerGone(descriptor: number): boolean {
     if (count >= 0) return count > 0;
     const errno = koffi.errno();
     if (errno !== EINTR) throw systemError('poll', errno);
+  }
+}
+
+/**
+ * Takes what the kernel has received for a socket, without waiting; 0 when that is nothing, or the other end has gone,
+ * which the next look at the socket will tell too.
+ */
+export function receiveNow(descriptor: number, target: Uint8Array): number {
+  if (target.length === 0) return 0;
+  for (;;) {
+    const size = Number(recvCall(descriptor, koffi.address(target), target.length, MSG_DONTWAIT));
+    if (size >= 0) return size;
+    if (koffi.errno() !== EINTR) return 0;
   }
 }
 

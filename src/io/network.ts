@@ -48,8 +48,16 @@ export interface ByteStream {
 
   /** Must be called once, synchronously after the stream was handed over; data is held back until then. */
   receive(events: StreamEvents): void;
-  /** Sends the chunks in order, as one socket write. The buffers must not change until `drain`, or ever. False: wait for `drain`. */
-  write(chunks: readonly Uint8Array[]): boolean;
+  /**
+   * Sends the chunks in order, as one socket write. The buffers must not change until `sent`, which is called when the
+   * kernel has them, and not at all when the stream goes before. False: wait for `drain`.
+   */
+  write(chunks: readonly Uint8Array[], sent?: () => void): boolean;
+  /**
+   * In `data`, behind what that brought: receives into `target`, at once, what has arrived meanwhile. Returns how many
+   * bytes; 0 when there are none, or the stream cannot tell (TLS, a pause).
+   */
+  receiveNow(target: Uint8Array): number;
   /** Stops and resumes `data` events: back-pressure. */
   pause(): void;
   resume(): void;

@@ -13,7 +13,7 @@ import { assert } from '../base/assert.ts';
 import { Failure } from '../base/failure.ts';
 import { MIB } from '../base/units.ts';
 import type { NbdTls } from '../secure/tls.ts';
-import { socketPeerGone, socketSendQueueSize } from './libc.ts';
+import { receiveNow, socketPeerGone, socketSendQueueSize } from './libc.ts';
 import type { ByteStream, StreamEvents } from './network.ts';
 import { lostFailure } from './network-failure.ts';
 import { acceptNbdTls, type Take } from './node-handshake.ts';
@@ -119,20 +119,34 @@ export class NodeStream implements ByteStream {
     this.#socket.on('data', this.#onData);
   }
 
-  write(chunks: readonly Uint8Array[]): boolean {
+  write(chunks: readonly Uint8Array[], sent?: () => void): boolean {
     // What is written to a stream that has just gone is lost, as it would be a moment earlier; `close` tells.
     if (this.#ended || this.#handedOver || this.#socket.destroyed) return false;
     const socket = this.#socket;
     if (chunks.length > 1) socket.cork();
-    for (const chunk of chunks) {
+    for (const [index, chunk] of chunks.entries()) {
       this.#bytesWritten += chunk.length;
-      socket.write(chunk);
+      if (sent === undefined || index < chunks.length - 1) socket.write(chunk);
+      // Node calls back without an error when the socket was destroyed meanwhile.
+      else socket.write(chunk, (error) => !error && !socket.destroyed && sent());
     }
     if (chunks.length > 1) socket.uncork();
     // Beyond our mark the socket is beyond its own, lower one, and will emit `drain`.
     if (socket.writableLength < QUEUE_HIGH_SIZE) return true;
     this.#drainOwed = true;
     return false;
+  }
+
+  receiveNow(target: Uint8Array): number {
+    const socket = this.#socket;
+    // What Node holds back comes first.
+    if (socket !== this.#carrier || this.encrypted || this.#handedOver || this.#peerEnded) return 0;
+    if (socket.isPaused() || socket.readableLength > 0) return 0;
+    const handle = this.#handle();
+    if (handle === undefined) return 0;
+    const size = receiveNow(handle.fd, target);
+    this.#bytesRead += size;
+    return size;
   }
 
   pause(): void {

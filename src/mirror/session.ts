@@ -182,7 +182,8 @@ export class MirrorSession {
   #progressed(durable: boolean, size: number): void {
     this.#sinceRecordSize += size;
     if (this.#applier.backlogSize < BACKLOG_SIZE_MAX / 2) this.channel.resumeReading();
-    if (durable) this.#ackNow();
+    // In `async` nobody waits for it.
+    if (durable && this.hello.mode !== 'async') this.#ackNow();
     else if (this.hello.mode === 'sync') this.#ackAfterTurn();
     else this.#ackSoon();
     this.#recordInTime();

@@ -7,7 +7,7 @@
  */
 import { Command, CommandFlag, ErrorCode, type ReplyEncoder, type Request } from 'nbd-protocol';
 import { unreachable } from '../base/assert.ts';
-import { KIB } from '../base/units.ts';
+import { POOLED_SIZE_MIN, payloadPool } from '../base/payload-pool.ts';
 import { ALLOCATION_CONTEXT, EXTENT_ZERO, type Extent, type Volume, type WriteOptions } from '../volume/volume.ts';
 import type { Arena } from './arena.ts';
 import { EXTENTS_MAX, PAYLOAD_MAX, SPARSE_CHUNKS_MAX, SPARSE_READ_MIN } from './limits.ts';
@@ -16,9 +16,6 @@ import type { Replies } from './replies.ts';
 
 /** Room for the largest header of a chunk with data. */
 const HEADER_MAX = 64;
-
-/** Data of this size on has a buffer of its own: it would leave the rest of a slab unused. */
-const OWN_BUFFER_MIN = 16 * KIB;
 
 const FUA: WriteOptions = { fua: true };
 const WITHOUT_FUA: WriteOptions = { fua: false };
@@ -135,10 +132,11 @@ export class Commands {
 
   #readWhole(request: Request): void | Promise<void> {
     const { offset, length } = request;
-    const isSmall = length < OWN_BUFFER_MIN;
+    // Larger data would leave the rest of a slab unused.
+    const isSmall = length < POOLED_SIZE_MIN;
     if (isSmall) this.#arena.reserve(HEADER_MAX + length);
     const header = this.#encoder.dataHeader(request, offset, length, true);
-    const data = isSmall ? this.#arena.take(length) : Buffer.allocUnsafeSlow(length);
+    const data = isSmall ? this.#arena.take(length) : payloadPool.take(length);
     const pending = this.#volume.read(data, offset);
     if (pending !== undefined) return pending.then(() => this.#pushData(header, data));
     this.#pushData(header, data);
@@ -146,7 +144,7 @@ export class Commands {
 
   #pushData(header: Uint8Array, data: Uint8Array): void {
     this.#replies.push(header);
-    this.#replies.push(data);
+    this.#replies.pushOwned(data);
   }
 
   #readExtents(request: Request, extents: readonly Extent[]): void | Promise<void> {

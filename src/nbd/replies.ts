@@ -6,6 +6,7 @@
  * is bounded by its account. While they are held nothing is written either.
  */
 import { assert } from '../base/assert.ts';
+import { POOLED_SIZE_MIN, payloadPool } from '../base/payload-pool.ts';
 import type { ByteStream } from '../io/network.ts';
 
 export class Replies {
@@ -17,6 +18,8 @@ export class Replies {
     this.flush();
   };
   #chunks: Uint8Array[] = [];
+  /** Buffers among the chunks that can be used again once they have left. */
+  #reusable: Uint8Array[] = [];
   /** The last chunk, still growing while replies lie side by side: not yet in `chunks`. */
   #tail: Uint8Array | undefined;
   #tailEnd = 0;
@@ -57,6 +60,12 @@ export class Replies {
     this.#tailEnd = bytes.byteOffset + bytes.length;
   }
 
+  /** Appends data of a reply, whose buffer belongs to the replies from now on. */
+  pushOwned(data: Uint8Array): void {
+    this.push(data);
+    if (data.length >= POOLED_SIZE_MIN && !this.#isAbandoned) this.#reusable.push(data);
+  }
+
   /** The last reply to a request of this cost has been pushed. */
   settle(cost: number): void {
     if (this.#isAbandoned) this.#release(cost);
@@ -72,7 +81,7 @@ export class Replies {
     this.#cost = 0;
     if (chunks.length > 0) {
       this.#chunks = [];
-      if (!this.#stream.write(chunks)) {
+      if (!this.#stream.write(chunks, this.#whenSent())) {
         this.#isFull = true;
         this.#sendingCost = cost;
         this.#full();
@@ -116,11 +125,21 @@ export class Replies {
     this.#isAbandoned = true;
     this.#isFull = false;
     this.#chunks = [];
+    this.#reusable = [];
     this.#tail = undefined;
     const cost = this.#cost + this.#sendingCost;
     this.#cost = 0;
     this.#sendingCost = 0;
     if (cost > 0) this.#release(cost);
+  }
+
+  #whenSent(): (() => void) | undefined {
+    if (this.#reusable.length === 0) return undefined;
+    const buffers = this.#reusable;
+    this.#reusable = [];
+    return () => {
+      for (const buffer of buffers) payloadPool.give(buffer);
+    };
   }
 
   #closeTail(): void {

@@ -38,10 +38,12 @@ import {
 } from 'nbd-protocol';
 import { assert } from '../base/assert.ts';
 import { isFailure } from '../base/failure.ts';
+import { payloadPool } from '../base/payload-pool.ts';
 import type { ByteStream } from '../io/network.ts';
 import { Arena } from './arena.ts';
 import { Account, type Budget } from './budget.ts';
 import { Commands } from './commands.ts';
+import { DirectReceiver } from './direct-receiver.ts';
 import { errorOf } from './errors.ts';
 import type { Export } from './exports.ts';
 import { HeldRequests } from './held-requests.ts';
@@ -81,6 +83,7 @@ export class Transmission {
   readonly #replies: Replies;
   readonly #account: Account;
   readonly #held: HeldRequests;
+  readonly #direct: DirectReceiver;
   #state: 'open' | 'parting' | 'stopping' | 'leaving' | 'gone' = 'open';
   #inFlightCount = 0;
   #droppedCount = 0;
@@ -113,9 +116,10 @@ export class Transmission {
       payloadMax: PAYLOAD_MAX,
       allocate: (size) => {
         this.#arrivingSize = size;
-        return Buffer.allocUnsafeSlow(size);
+        return payloadPool.take(size);
       },
     });
+    this.#direct = new DirectReceiver(this.#stream, this.#decoder);
   }
 
   get inFlightCount(): number {
@@ -153,7 +157,7 @@ export class Transmission {
     this.#decoder.push(chunk);
     if (this.#hasPaused) this.#checkPeer();
     if (this.#state === 'parting') this.#collect();
-    else this.#pump();
+    else this.#direct.during(this.#pump);
     this.#replies.flush();
     this.#checkDone();
   }
@@ -201,20 +205,22 @@ export class Transmission {
   }
 
   /** Carries out what has arrived, until a request must wait for room. */
-  #pump(): void {
+  readonly #pump = (): void => {
     while (!this.#isWaiting) {
       const request = this.#held.count > 0 ? this.#held.takeFirst() : this.#decode();
       if (request === undefined) {
         if (this.#arrivingSize > 0 && this.#reservedCost === 0) this.#takeForArriving();
-        return;
+        if (this.#isWaiting || !this.#direct.receive(this.#reservedCost > 0)) return;
+        continue;
       }
+      this.#direct.decoded(this.#arrivingSize);
       this.#arrivingSize = 0;
       if (request.command === Command.DISC) this.#leave();
       else if (this.#reservedCost > 0) this.#startReserved(request);
       else if (this.#account.take(costOf(request))) this.#start(request);
       else this.#wait(request);
     }
-  }
+  };
 
   /** The next request that has arrived whole. */
   #decode(): Request | undefined {

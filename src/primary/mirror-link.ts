@@ -117,7 +117,7 @@ export class MirrorLink {
     this.#backoff = new Backoff(this.#retry.firstMs, this.#retry.lastMs, () => world.random.uniform());
     this.#stateMs = world.clock.nowMs();
     replica.listen({
-      appended: () => this.#session?.appended(),
+      appended: (ended) => this.#session?.appended(ended),
       mergedReady: () => this.#session?.mergedReady(),
       overran: () => this.#overran(),
     });
@@ -292,7 +292,7 @@ export class MirrorLink {
       this.#local,
       this.#numbers,
       () => this.#ledger.activity,
-      { rescanRate: this.#settings.rescanRate },
+      { mode: this.#agreement.mode, rescanRate: this.#settings.rescanRate },
       {
         state: (event) => this.#move(event),
         acknowledged: ({ applied, durable }) => {

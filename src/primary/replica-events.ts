@@ -1,8 +1,8 @@
 /** What a replica begins with, and what it tells its session. */
 
 export interface ReplicaEvents {
-  /** Something waits to be sent. */
-  appended(): void;
+  /** Something waits to be sent. `ended`: it ends an epoch, so that somebody may wait for it. */
+  appended(ended: boolean): void;
   /** A merged part of the backlog is next to be sent. */
   mergedReady(): void;
   /** The backlog overran: order has been given up. */

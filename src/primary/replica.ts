@@ -63,7 +63,7 @@ export class Replica {
     this.#keeping = start.inOrder;
     this.#recorded = start.inOrder ? backlog.baseSequence : 0;
     backlog.listen({
-      refilled: () => this.#events.appended(),
+      refilled: () => this.#events.appended(false),
       mergedReady: () => this.#events.mergedReady(),
       // What was on disk is lost: it is compared.
       failed: () => this.loseOrder(),
@@ -137,7 +137,7 @@ export class Replica {
       return;
     }
     this.comparing.streamed(offset, length);
-    this.#events.appended();
+    this.#events.appended(false);
   }
 
   /**
@@ -147,7 +147,7 @@ export class Replica {
   barrier(): void {
     if (!this.#keeping || (this.comparing.isOpen && this.backlog.isInWindow)) return;
     if (this.backlog.barrier(this.#sequence, this.#clock.nowMs())) {
-      this.#events.appended();
+      this.#events.appended(true);
       return;
     }
     if (this.comparing.isOpen) {
@@ -175,7 +175,7 @@ export class Replica {
     sequence = this.streamSequence,
   ): void {
     this.window.push(type, flags, sequence, offset, length, data, true, this.#clock.nowMs());
-    this.#events.appended();
+    this.#events.appended(false);
   }
 
   /** The last operation in front of what is remarked now: of all, or of those that are not in the spool. */
@@ -193,7 +193,7 @@ export class Replica {
     if (!this.#inSession) return;
     this.regions.told(version);
     this.window.pushMapVersion(version, this.streamSequence, this.#clock.nowMs());
-    this.#events.appended();
+    this.#events.appended(false);
   }
 
   sent(sequence: number): void {

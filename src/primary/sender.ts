@@ -1,7 +1,12 @@
 /**
  * Sends the window's entries as frames, as fast as the stream takes them: everything that was appended in one turn goes
  * out as one socket write. Remarks give their data back once handed over.
+ *
+ * What nobody waits for goes out at once after a pause, and otherwise with what follows within PACE_MS: a socket write with
+ * its TLS record costs more than the operations in it.
  */
+
+import type { Clock, Timer } from '../io/clock.ts';
 import type { Channel } from '../link/channel.ts';
 import { FrameType, HEADER_SIZE, putHeader } from '../link/frame.ts';
 import type { Replica } from './replica.ts';
@@ -9,21 +14,43 @@ import type { Replica } from './replica.ts';
 /** One socket write carries at most about this many bytes, and this many frames. */
 const BATCH_SIZE = 256 * 1024;
 const BATCH_FRAMES = 256;
+/** Between two socket writes that nobody waits for, in ms, unless PACED_SIZE bytes wait. */
+const PACE_MS = 1;
+const PACED_SIZE = 128 * 1024;
+/** Headers are cut from pieces of this many bytes: they live no longer than a socket write, and there are many. */
+const SLAB_SIZE = 64 * 1024;
 
 export class Sender {
   readonly #channel: Channel;
   readonly #replica: Replica;
+  readonly #clock: Clock;
   #writable = true;
   #scheduled = false;
+  #timer: Timer | undefined;
+  #sentMs = Number.NEGATIVE_INFINITY;
+  #slab = Buffer.alloc(0);
+  #slabAt = 0;
 
-  constructor(channel: Channel, replica: Replica) {
+  constructor(channel: Channel, replica: Replica, clock: Clock) {
     this.#channel = channel;
     this.#replica = replica;
+    this.#clock = clock;
   }
 
-  /** Something was appended: sends at the end of this turn, together with what else is appended until then. */
-  schedule(): void {
+  /**
+   * Something was appended: sends at the end of this turn, together with what else is appended until then. `waited`:
+   * somebody waits for the answer; else it may take PACE_MS.
+   */
+  schedule(waited: boolean): void {
     if (this.#scheduled || !this.#writable) return;
+    if (!waited && this.#replica.window.unsentSize < PACED_SIZE) {
+      if (this.#timer !== undefined) return;
+      const delayMs = this.#sentMs + PACE_MS - this.#clock.nowMs();
+      if (delayMs > 0) {
+        this.#timer = this.#clock.after(delayMs, () => this.pump());
+        return;
+      }
+    }
     this.#scheduled = true;
     queueMicrotask(() => {
       this.#scheduled = false;
@@ -38,6 +65,10 @@ export class Sender {
   }
 
   pump(): void {
+    this.#timer?.cancel();
+    this.#timer = undefined;
+    if (!this.#replica.window.hasUnsent) return;
+    this.#sentMs = this.#clock.nowMs();
     while (this.#writable && !this.#channel.ended && this.#replica.window.hasUnsent) {
       this.#writable = this.#channel.send(this.#gather());
     }
@@ -45,12 +76,16 @@ export class Sender {
 
   #gather(): Uint8Array[] {
     const { backlog, window } = this.#replica;
-    const headers = Buffer.allocUnsafe(HEADER_SIZE * BATCH_FRAMES);
+    if (this.#slab.length - this.#slabAt < HEADER_SIZE * BATCH_FRAMES) {
+      this.#slab = Buffer.allocUnsafeSlow(SLAB_SIZE);
+      this.#slabAt = 0;
+    }
+    const headers = this.#slab;
     const chunks: Uint8Array[] = [];
     let size = 0;
     // Headers of frames without payload lie side by side in `headers` and go out as one chunk.
-    let headersFrom = 0;
-    let headersTo = 0;
+    let headersFrom = this.#slabAt;
+    let headersTo = headersFrom;
     for (let count = 0; count < BATCH_FRAMES && size < BATCH_SIZE; count += 1) {
       const entry = window.takeUnsent();
       if (entry === undefined) break;
@@ -75,6 +110,7 @@ export class Sender {
       if (entry.remark) backlog.releaseRemark(entry);
     }
     if (headersTo > headersFrom) chunks.push(headers.subarray(headersFrom, headersTo));
+    this.#slabAt = headersTo;
     return chunks;
   }
 }

@@ -9,6 +9,7 @@
 import { assert } from '../base/assert.ts';
 import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
+import type { Mode } from '../base/mode.ts';
 import type { World } from '../io/world.ts';
 import type { Channel } from '../link/channel.ts';
 import { encodeFrame, type Frame, FrameType } from '../link/frame.ts';
@@ -35,6 +36,7 @@ const CAUGHT_UP_SHARE = 1 / 16;
 const DWELL_MS = 500;
 
 export interface SessionSettings {
+  readonly mode: Mode;
   readonly rescanRate: number | undefined;
 }
 
@@ -53,6 +55,7 @@ export class PrimarySession {
   readonly #replica: Replica;
   readonly #events: SessionEvents;
   readonly #sender: Sender;
+  readonly #mode: Mode;
   readonly #questions: Questions;
   readonly #checkpoints: Checkpoints;
   readonly #means: ComparisonMeans;
@@ -90,7 +93,8 @@ export class PrimarySession {
     this.#log = log;
     this.#replica = replica;
     this.#events = events;
-    this.#sender = new Sender(channel, replica);
+    this.#sender = new Sender(channel, replica, world.clock);
+    this.#mode = settings.mode;
     this.#questions = new Questions(channel, local.disk.size);
     this.#checkpoints = new Checkpoints(replica, numbers);
     this.#streamingMs = world.clock.nowMs();
@@ -121,8 +125,9 @@ export class PrimarySession {
   }
 
   /** The window has something to send. */
-  appended(): void {
-    this.#sender.schedule();
+  appended(ended: boolean): void {
+    // A staged run is hurried too: its repairs and questions wait for each other.
+    this.#sender.schedule(this.#mode === 'sync' || (this.#mode === 'flush' && ended) || this.comparing);
     // A mirror that hangs acknowledges nothing: what it lacks shows here.
     this.#judge();
   }
@@ -154,7 +159,7 @@ export class PrimarySession {
     const { version } = this.#replica.regions;
     this.channel.send([encodeFrame(FrameType.MAP_VERSION, { offset: version })]);
     const beside = this.#guarded(() => this.#beside(begun));
-    this.#sender.schedule();
+    this.#sender.schedule(true);
     const reason = await this.#ended;
     await beside;
     await this.#merging;

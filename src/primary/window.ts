@@ -12,9 +12,11 @@
  *   (A small write may be a view of a large chunk that came from a socket; counting the view alone would let a client
  *   that mixes tiny writes with other requests pin far more than the limit.)
  *
- * The buffers are the very ones that were written to the disk, never a later read of it.
+ * The buffers are the very ones that were written to the disk, never a later read of it. The window of the one mirror is their
+ * last owner.
  */
 import { assert } from '../base/assert.ts';
+import { payloadPool } from '../base/payload-pool.ts';
 import { FRAME_BARRIER, FrameType, type FrameTypeCode } from '../link/frame.ts';
 
 /** What an entry costs besides its data, in bytes: about what the objects take. */
@@ -206,7 +208,7 @@ export class Window {
     while (this.#head < limit && this.#entries[this.#head]!.sequence <= sequence) {
       const entry = this.#entries[this.#head]!;
       this.#usedSize -= ENTRY_OVERHEAD_SIZE;
-      this.#unpin(entry);
+      this.#unpin(entry, true);
       this.#head += 1;
     }
     this.#baseSequence = Math.max(this.#baseSequence, sequence);
@@ -276,7 +278,8 @@ export class Window {
     this.#pinned.set(data.buffer, holders + 1);
   }
 
-  #unpin(entry: WindowEntry): void {
+  /** `reuse`: the mirror has recorded it, so nothing will send it any more. */
+  #unpin(entry: WindowEntry, reuse = false): void {
     const data = entry.data;
     if (data === undefined) return;
     entry.data = undefined;
@@ -287,6 +290,7 @@ export class Window {
     }
     this.#pinned.delete(data.buffer);
     this.#usedSize -= data.buffer.byteLength;
+    if (reuse) payloadPool.give(data);
   }
 
   #compact(): void {

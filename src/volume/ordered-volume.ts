@@ -6,6 +6,7 @@
  * A mutation that the volume below finishes at once never enters the lock: nothing can come in between.
  */
 import { InFlight } from '../base/in-flight.ts';
+import { payloadPool } from '../base/payload-pool.ts';
 import type { RangeHold } from './range-lock.ts';
 import { RangeLock } from './range-lock.ts';
 import type { Extent, Volume, WriteOptions, ZeroOptions } from './volume.ts';
@@ -40,10 +41,14 @@ export class OrderedVolume implements Volume {
   write(offset: number, data: Uint8Array, options: WriteOptions): void | Promise<void> {
     if (options.fua) return this.#thenFlush(this.write(offset, data, WITHOUT_FUA));
     if (!this.#lock.isFree(offset, data.length)) {
-      return this.#inTurn(offset, data.length, () => this.#below.write(offset, data, options));
+      return this.#giving(
+        data,
+        this.#inTurn(offset, data.length, () => this.#below.write(offset, data, options)),
+      );
     }
     const pending = this.#below.write(offset, data, options);
-    if (pending !== undefined) return this.#held(offset, data.length, pending);
+    if (pending !== undefined) return this.#giving(data, this.#held(offset, data.length, pending));
+    payloadPool.give(data);
   }
 
   zero(offset: number, length: number, options: ZeroOptions): void | Promise<void> {
@@ -88,6 +93,12 @@ export class OrderedVolume implements Volume {
 
   #inTurn<T>(offset: number, length: number, begin: () => T | Promise<T>): Promise<T> {
     return this.#inFlight.during(this.#wait(this.#lock.acquire(offset, length), begin));
+  }
+
+  /** Nobody needs the data of a write that is done. */
+  async #giving(data: Uint8Array, writing: Promise<void>): Promise<void> {
+    await writing;
+    payloadPool.give(data);
   }
 
   async #wait<T>(hold: RangeHold, begin: () => T | Promise<T>): Promise<T> {

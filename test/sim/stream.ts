@@ -98,6 +98,10 @@ export class SimulatedStream implements ByteStream {
     return false;
   }
 
+  receiveNow(): number {
+    return 0;
+  }
+
   pause(): void {
     this.#paused = true;
   }

@@ -64,7 +64,7 @@ export class MemoryStream implements ByteStream {
     this.#schedule();
   }
 
-  write(chunks: readonly Uint8Array[]): boolean {
+  write(chunks: readonly Uint8Array[], sent?: () => void): boolean {
     if (this.#endSent || this.#gone) return false;
     const size = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
     this.writes.push(size);
@@ -72,11 +72,25 @@ export class MemoryStream implements ByteStream {
     const other = this.#other!;
     // Copies, as a socket does: what the writer does to its buffers afterwards must not matter to the test's reader.
     other.#incoming.push(Buffer.concat(chunks));
+    sent?.();
     other.#incomingSize += size;
     other.#schedule();
     if (other.#incomingSize < QUEUE_HIGH_SIZE) return true;
     this.#drainOwed = true;
     return false;
+  }
+
+  receiveNow(target: Uint8Array): number {
+    const chunk = this.#incoming[0];
+    if (chunk === undefined || this.isPaused || this.encrypted || this.#gone) return 0;
+    const size = Math.min(chunk.length, target.length);
+    target.set(chunk.subarray(0, size));
+    if (size === chunk.length) this.#incoming.shift();
+    else this.#incoming[0] = chunk.subarray(size);
+    this.#incomingSize -= size;
+    this.bytesRead += size;
+    if (this.#incomingSize === 0) this.#other!.#drained();
+    return size;
   }
 
   pause(): void {

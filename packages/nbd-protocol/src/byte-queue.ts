@@ -92,6 +92,16 @@ export class ByteQueue {
     return gathered;
   }
 
+  /** What an unfinished {@link take} still waits for: to be filled from its beginning, see {@link filled}. */
+  get unfilled(): Uint8Array | undefined {
+    return this.#gathered?.subarray(this.#gatheredSize);
+  }
+
+  /** The next `count` bytes have been received straight into {@link unfilled}. */
+  filled(count: number): void {
+    this.#gatheredSize += count;
+  }
+
   /** All bytes that no finished read has returned, as one array; the queue keeps them. */
   rest(): Uint8Array {
     const gathered = this.#gathered?.subarray(0, this.#gatheredSize) ?? EMPTY;

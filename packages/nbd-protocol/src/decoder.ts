@@ -36,6 +36,24 @@ export abstract class Decoder<Message> {
     }
   }
 
+  /**
+   * While a payload is under way whose beginning came in chunks: the rest of its buffer. Who can receive into it directly
+   * spares a copy, and says so by `filled`.
+   */
+  get unfilled(): Uint8Array | undefined {
+    return this.#failure === undefined ? this.input.unfilled : undefined;
+  }
+
+  /** The next `count` bytes have been received into `unfilled`, from its beginning. */
+  filled(count: number): void {
+    this.input.filled(count);
+  }
+
+  /** Nothing that was pushed is left to decode. */
+  get isEmpty(): boolean {
+    return this.input.size === 0 && this.input.unfilled === undefined;
+  }
+
   /** The bytes behind the last message returned by `next`, for whatever decodes the connection's next phase. */
   rest(): Uint8Array {
     return this.input.rest();

@@ -53,6 +53,11 @@ export class RequestDecoder extends Decoder<Request> {
     this.#skipMax = options.extended ? this.#payloadMax : Math.max(this.#payloadMax, LIMITS.payloadSkip);
   }
 
+  /** Bytes of the header of a request. */
+  get headerSize(): number {
+    return this.#headerSize;
+  }
+
   protected override decode(): Request | undefined {
     const input = this.input;
     if (this.#pending !== undefined) return this.#finish(this.#pending);

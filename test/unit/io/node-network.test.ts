@@ -144,6 +144,58 @@ describe.each([
     expect(server.stream.takeUnread()).toBeUndefined();
   });
 
+  it('receives directly behind what it was told of, in order, and never while it is paused', async () => {
+    const { client, server } = await pair(address());
+    const sent = randomBytes(3 * MIB);
+    const got: Buffer[] = [];
+    let gotSize = 0;
+    let direct = 0;
+    const done = new Promise<void>((resolve) => {
+      server.receive({
+        data(chunk) {
+          got.push(chunk);
+          gotSize += chunk.length;
+          for (const size of [28, 100 * KIB, 1]) {
+            const target = Buffer.alloc(size);
+            const count = server.receiveNow(target);
+            got.push(target.subarray(0, count));
+            gotSize += count;
+            direct += count;
+          }
+          server.pause();
+          expect(server.receiveNow(Buffer.alloc(100))).toBe(0);
+          setImmediate(() => server.resume());
+          if (gotSize >= sent.length) resolve();
+        },
+        drain: () => undefined,
+        end: () => undefined,
+        close: () => undefined,
+      });
+    });
+    for (let at = 0; at < sent.length; at += 300 * KIB) client.write([sent.subarray(at, at + 300 * KIB)]);
+    client.receive({ data: () => undefined, drain: () => undefined, end: () => undefined, close: () => undefined });
+    await done;
+    expect(Buffer.concat(got).equals(sent)).toBe(true);
+    expect([server.bytesRead, direct > 0]).toEqual([sent.length, true]);
+    server.destroy();
+    expect(server.receiveNow(Buffer.alloc(100))).toBe(0);
+  });
+
+  it('says when the kernel has what was written, and not when the stream went before', async () => {
+    const { client, server } = await pair(address());
+    const sent: string[] = [];
+    client.receive({ data: () => undefined, drain: () => undefined, end: () => undefined, close: () => undefined });
+    client.write([Buffer.alloc(10), Buffer.alloc(10)], () => sent.push('small'));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(sent).toEqual(['small']);
+    client.write([Buffer.alloc(64 * MIB)], () => sent.push('large'));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    server.destroy();
+    client.destroy();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(sent).toEqual(['small']);
+  });
+
   it('knows how much has not reached the peer', async () => {
     const streams = await pair(address());
     const client = collect(streams.client);

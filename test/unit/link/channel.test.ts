@@ -34,6 +34,10 @@ class ScriptedStream implements ByteStream {
     return this.writable;
   }
 
+  receiveNow(): number {
+    return 0;
+  }
+
   pause(): void {
     this.calls.push('pause');
   }

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { isFailure } from '../../../src/base/failure.ts';
+import { KIB } from '../../../src/base/units.ts';
 import {
   CONTROL_PAYLOAD_SIZE_MAX,
   encodeFrame,
@@ -200,7 +201,7 @@ describe('the frame decoder', () => {
       decoder.next();
     }
     expect(decoder.atBoundary).toBe(true);
-    expect(allocate.mock.calls).toEqual([[40]]);
+    expect(allocate.mock.calls).toEqual([[64 * KIB]]);
   });
 
   it('knows its types and refuses all others at the header', () => {
