@@ -37,7 +37,7 @@ const USAGE = `npm run bench -- [options]
 Scenarios that show whether what is claimed holds: npm run bench -- NAME (slow-link, restart-large, dirty-map)
 `;
 
-const FULL: Parameters = { rounds: 3, diskSize: 512 * 2 ** 20, warmUpMs: 1000, runMs: 4000 };
+const FULL: Parameters = { rounds: 3, diskSize: 512 * 2 ** 20, warmUpMs: 800, runMs: 2000 };
 const QUICK: Parameters = { rounds: 1, diskSize: 256 * 2 ** 20, warmUpMs: 300, runMs: 1000 };
 
 const CHUNK_SIZE = 1 << 20;
@@ -99,6 +99,8 @@ async function runRound(
   const observations: Observation[] = [];
   for (const workload of workloads) {
     for (const contestant of contestants) {
+      const { connectionsMax = Number.POSITIVE_INFINITY } = contestant.kind;
+      if ((workload.connections ?? 1) > connectionsMax) continue;
       const observed = await observe(workload, contestant, round, parameters);
       observations.push(observed);
       progress(

@@ -29,6 +29,8 @@ const JOB = 'mirror';
 
 type Variant = 'write-blocking' | 'background' | 'quorum';
 
+export const QEMU_QUORUM = 'QEMU quorum';
+
 export const QEMU_VARIANTS: readonly ServerKind[] = (['write-blocking', 'background', 'quorum'] as const).map(
   (variant) => ({ name: `QEMU ${variant}`, start: (disk, folder) => startQemu(variant, disk, folder) }),
 );

@@ -133,12 +133,16 @@ export function formatReport({ machine, parameters, series }: Report): string {
 
 /** Each target that was measured: asked for, reached. */
 function formatTargets(targets: readonly Target[], results: readonly Result[]): string {
-  const rows = targets.flatMap(({ server, workload, ratio }) => {
-    const result = results.find((each) => each.server === server && each.workload === workload);
+  const rows = targets.flatMap(({ server, workload, ratio, against }) => {
+    const resultOf = (name: string): Result | undefined =>
+      results.find((each) => each.server === name && each.workload === workload);
+    const result = resultOf(server);
     if (result === undefined) return [];
-    const { median } = result.ratio;
-    const verdict = median >= ratio ? 'reached' : 'missed';
-    return [[workloadNamed(workload).text, server, ratio.toFixed(1), median.toFixed(2), verdict]];
+    const peer = against === undefined ? undefined : resultOf(against);
+    const reached = peer === undefined ? result.ratio.median : result.iops.median / peer.iops.median;
+    const name = against === undefined ? server : `${server}, against ${against}`;
+    const verdict = reached >= ratio ? 'reached' : 'missed';
+    return [[workloadNamed(workload).text, name, ratio.toFixed(1), reached.toFixed(2), verdict]];
   });
   return formatTable([['target', '', 'at least', 'ratio', ''], ...rows], [0, 1, 4]);
 }

@@ -1,14 +1,15 @@
 /** The two comparisons: who serves how fast, and who replicates how fast. Each has its peers and its targets. */
 import type { WorkloadName } from './fio.ts';
-import { QEMU_VARIANTS } from './qemu.ts';
+import { QEMU_QUORUM, QEMU_VARIANTS } from './qemu.ts';
 import { NBDKIT, SERVERS, type ServerKind, startNbdtwinWithMirror } from './servers.ts';
 
 /** What nbdtwin has set out to reach. */
 export interface Target {
   readonly server: string;
   readonly workload: WorkloadName;
-  /** IOPS over those of the baseline. */
+  /** IOPS over those of the baseline, or of the one server `against`. */
   readonly ratio: number;
+  readonly against?: string;
 }
 
 export interface Series {
@@ -76,7 +77,8 @@ const REPLICATE: Series = {
       'write-1m': 2,
       'commit-4k': 1.2,
     }),
-    ...targetsOf('nbdtwin flush', { 'commit-4k': 1.5 }),
+    // Of the peers only this one makes the other side durable too.
+    { server: 'nbdtwin flush', workload: 'commit-4k', ratio: 1.5, against: QEMU_QUORUM },
     ...targetsOf('nbdtwin sync', { 'write-4k': 2.5 }),
   ],
 };

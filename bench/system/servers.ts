@@ -35,6 +35,8 @@ export interface Server {
 
 export interface ServerKind {
   readonly name: string;
+  /** Connections that it can take at once, where there is a limit. */
+  readonly connectionsMax?: number;
   /** Starts it on `disk`; everything else that it writes goes to `folder`, which exists. */
   start(disk: string, folder: string): Promise<Server>;
 }
@@ -44,7 +46,8 @@ export const NBDKIT: ServerKind = { name: 'nbdkit', start: startNbdkit };
 export const SERVERS: readonly ServerKind[] = [
   { name: 'nbdtwin', start: startNbdtwin },
   NBDKIT,
-  { name: 'nbd-server', start: startNbdServer },
+  // It forks for each, and its queue is short.
+  { name: 'nbd-server', connectionsMax: 1, start: startNbdServer },
   { name: 'qemu-nbd', start: startQemuNbd },
 ];
 

@@ -17,9 +17,12 @@ const STEP = 16 * KIB;
 export class PayloadPool {
   readonly #limit: number;
   #freeSize = 0;
-  readonly #free: Buffer[][] = [];
+  #free: Buffer[][] = [];
   /** Those that are with an owner. */
   readonly #lent = new WeakSet<ArrayBufferLike>();
+
+  /** For tests: sees each buffer that comes back, and may spoil it. */
+  onGive: ((buffer: Buffer) => void) | undefined;
 
   /** Keeps at most `limit` bytes that nobody uses. */
   constructor(limit: number) {
@@ -42,7 +45,10 @@ export class PayloadPool {
   give(buffer: Uint8Array): void {
     if (buffer.length < POOLED_SIZE_MIN || !this.#lent.delete(buffer.buffer)) return;
     const whole = Buffer.from(buffer.buffer);
-    if (this.#freeSize + whole.length > this.#limit) return;
+    this.onGive?.(whole);
+    // What is idle is not what is in use now.
+    if (this.#freeSize + whole.length > this.#limit) this.#dropIdle();
+    if (whole.length > this.#limit) return;
     this.#freeSize += whole.length;
     const steps = whole.length / STEP;
     let free = this.#free[steps];
@@ -51,6 +57,11 @@ export class PayloadPool {
       this.#free[steps] = free;
     }
     free.push(whole);
+  }
+
+  #dropIdle(): void {
+    this.#free = [];
+    this.#freeSize = 0;
   }
 }
 

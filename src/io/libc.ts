@@ -162,15 +162,17 @@ export function socketPeerGone(descriptor: number): boolean {
 }
 
 /**
- * Takes what the kernel has received for a socket, without waiting; 0 when that is nothing, or the other end has gone,
- * which the next look at the socket will tell too.
+ * Takes what the kernel has received for a socket, without waiting; 0 when that is nothing, or the other end has ended its
+ * direction, which the next look at the socket will tell too. An error is told only once: here.
  */
 export function receiveNow(descriptor: number, target: Uint8Array): number {
   if (target.length === 0) return 0;
   for (;;) {
     const size = Number(recvCall(descriptor, koffi.address(target), target.length, MSG_DONTWAIT));
     if (size >= 0) return size;
-    if (koffi.errno() !== EINTR) return 0;
+    const errno = koffi.errno();
+    if (errno === EAGAIN) return 0;
+    if (errno !== EINTR) throw systemError('recv', errno);
   }
 }
 

@@ -144,9 +144,15 @@ export class NodeStream implements ByteStream {
     if (socket.isPaused() || socket.readableLength > 0) return 0;
     const handle = this.#handle();
     if (handle === undefined) return 0;
-    const size = receiveNow(handle.fd, target);
-    this.#bytesRead += size;
-    return size;
+    try {
+      const size = receiveNow(handle.fd, target);
+      this.#bytesRead += size;
+      return size;
+    } catch (error) {
+      // The kernel tells it once: Node would take the next look for a clean end.
+      socket.destroy(error as Error);
+      return 0;
+    }
   }
 
   pause(): void {

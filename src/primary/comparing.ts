@@ -1,6 +1,9 @@
 /**
- * A comparison with the mirror, from its beginning to the turn in which its completion is placed: the pass that runs, and
- * what was left out of the stream.
+ * A comparison with the mirror: the pass that runs, and what was left out of the stream.
+ *
+ * It is open until the turn in which its completion is placed, and then *completing* until the mirror has said that it is
+ * done: that takes as long as the mirror copies, and nothing is recorded meanwhile. When the backlog is full then, what follows
+ * is left out, all of it: the stream stands still at a place that the mirror can reach, and is given up when it has.
  */
 import { assert } from '../base/assert.ts';
 import type { RunningPass } from './running-pass.ts';
@@ -10,6 +13,8 @@ export class Comparing {
   #pass: RunningPass | undefined;
   #overruns = 0;
   #leftOutThrough = 0;
+  #isCompleting = false;
+  #isCutShort = false;
 
   /** The mirror's view takes everything until it is complete. */
   get isOpen(): boolean {
@@ -27,6 +32,21 @@ export class Comparing {
    */
   get leftOutThrough(): number {
     return this.#leftOutThrough;
+  }
+
+  /** What completes it is placed, and not known to be done. */
+  get isCompleting(): boolean {
+    return this.#isCompleting;
+  }
+
+  /** While completing: nothing more is streamed. */
+  get isCutShort(): boolean {
+    return this.#isCutShort;
+  }
+
+  cutShort(): void {
+    assert(this.#isCompleting, 'only what completes is cut short');
+    this.#isCutShort = true;
   }
 
   begin(): void {
@@ -53,12 +73,15 @@ export class Comparing {
   complete(): void {
     assert(this.#overruns === 0, 'everything since the last pass is in the stream');
     this.end();
+    this.#isCompleting = true;
   }
 
-  /** The session is over, complete or not. */
+  /** The session is over, complete or not; or the completion is done. */
   end(): void {
     this.#pass = undefined;
     this.#isOpen = false;
+    this.#isCompleting = false;
+    this.#isCutShort = false;
   }
 
   /** True when the pass will see what an operation on that range has left. */

@@ -22,7 +22,7 @@ export interface MergedTransfer {
 }
 
 export class MergedPart {
-  readonly base: number;
+  #base: number;
   /** When its first operation was appended, in ms of the clock's `nowMs`; undefined while there is none. */
   sinceMs: number | undefined;
   /** Undefined before a mirror was sent any of it, or where that goes with a rescan. */
@@ -37,7 +37,7 @@ export class MergedPart {
     this.#files = files;
     this.#file = file;
     this.#overlay = new Overlay(file, sizeMax);
-    this.base = base;
+    this.#base = base;
     this.#end = base;
   }
 
@@ -64,6 +64,11 @@ export class MergedPart {
     }
   }
 
+  /** Sequence of the operation before it. */
+  get base(): number {
+    return this.#base;
+  }
+
   /** Sequence of the last operation in it. */
   get end(): number {
     return this.#end;
@@ -80,7 +85,7 @@ export class MergedPart {
   }
 
   get isEmpty(): boolean {
-    return this.#end === this.base && this.#overlay.rangeCount === 0;
+    return this.#end === this.#base && this.#overlay.rangeCount === 0;
   }
 
   get isFrozen(): boolean {
@@ -99,6 +104,13 @@ export class MergedPart {
   zero(offset: number, length: number): void | Promise<void> {
     assert(!this.#frozen, 'a frozen part does not change');
     return this.#overlay.zero(offset, length);
+  }
+
+  /** A session begins before the place where this empty part does: it will have more to hold. */
+  beginAfter(sequence: number): void {
+    assert(this.isEmpty && !this.#frozen && sequence <= this.#base, 'only an empty part is moved back');
+    this.#base = sequence;
+    this.#end = sequence;
   }
 
   /** Everything up to `sequence` has been folded in. */

@@ -211,8 +211,10 @@ export class Overflow {
   rewound(sequence: number): void {
     this.#handedOut = false;
     this.#resumedAfter = sequence;
-    const { frozen } = this.parts;
+    const { frozen, growing } = this.parts;
     if (frozen !== undefined && sequence >= frozen.end) this.mergedDone(frozen);
+    // The last session may have begun later than this one, and the part behind it.
+    if (growing?.isEmpty && growing.base > sequence) growing.beginAfter(sequence);
   }
 
   /** Drops everything; `visit` is called for every range that it was about. What had failed is tried anew. */
@@ -339,13 +341,22 @@ export class Overflow {
     throw new Failure('no-space', `the spool of ${spoolSize} bytes is full`);
   }
 
+  /** What stands in front of the next part. */
+  get #nextBase(): number {
+    return this.parts.frozen?.end ?? this.#window.lastSequence;
+  }
+
   /** A part that grows from now on; undefined when none can be made: the spool goes on without, in order. */
   async #beginPart(era: number): Promise<MergedPart | undefined> {
     const { parts } = this;
     try {
-      const part = await parts.begin(parts.frozen?.end ?? this.#window.lastSequence);
-      if (era === this.#era) parts.grow(part);
-      else parts.remove(part);
+      const part = await parts.begin(this.#nextBase);
+      if (era === this.#era) {
+        part.beginAfter(Math.min(part.base, this.#nextBase));
+        parts.grow(part);
+      } else {
+        parts.remove(part);
+      }
       return part;
     } catch (error) {
       if (!isFailure(error)) throw error;

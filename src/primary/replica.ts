@@ -127,7 +127,7 @@ export class Replica {
   append(type: OperationType, sequence: number, offset: number, length: number, data: Uint8Array | undefined): void {
     assert(sequence === this.#sequence + 1, 'sequences have no gaps');
     this.#sequence = sequence;
-    if (!this.#keeping) {
+    if (!this.#keeping || this.comparing.isCutShort) {
       this.marks.mark(offset, length);
       return;
     }
@@ -145,7 +145,8 @@ export class Replica {
    * stand behind it: then it reaches the image all at once, or an image that is not consistent anyway.
    */
   barrier(): void {
-    if (!this.#keeping || (this.comparing.isOpen && this.backlog.isInWindow)) return;
+    if (!this.#keeping || this.comparing.isCutShort) return;
+    if (this.comparing.isOpen && this.backlog.isInWindow) return;
     if (this.backlog.barrier(this.#sequence, this.#clock.nowMs())) {
       this.#events.appended(true);
       return;
@@ -302,10 +303,18 @@ export class Replica {
     this.#behindSinceMs = undefined;
     this.marks.settled(sequence, checkpoint);
     this.acknowledged(sequence, sequence);
+    if (!this.comparing.isCompleting) return;
+    const { isCutShort } = this.comparing;
+    this.comparing.end();
+    if (!isCutShort) return;
+    // The next session compares what was left out; this one first learns that it has come to its end.
+    this.#giveUp(sequence);
+    queueMicrotask(() => this.#events.overran());
   }
 
   /** The session is over, and with it a pass that had begun. What it had still to compare stays marked. */
   sessionEnded(): void {
+    if (this.comparing.isCutShort) this.#giveUp(this.#recorded);
     this.comparing.end();
     this.#merging = false;
     this.#inSession = false;
@@ -361,6 +370,7 @@ export class Replica {
   #overrun(offset: number, length: number): void {
     this.marks.mark(offset, length);
     if (this.comparing.isOpen) this.comparing.leftOut(this.#sequence);
+    else if (this.comparing.isCompleting) this.comparing.cutShort();
     else this.loseOrder();
   }
 }

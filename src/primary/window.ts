@@ -202,7 +202,11 @@ export class Window {
     }
   }
 
-  /** The mirror has recorded up to `sequence`: those sent entries are forgotten. */
+  /**
+   * The mirror has recorded up to `sequence`: those sent entries are forgotten, and their buffers used again. The socket of
+   * an earlier session may still hold some of them; what it sends has no effect, since the mirror lets a session begin only
+   * when the one before is over.
+   */
   forget(sequence: number): void {
     const limit = Math.min(this.#unsent, this.#unapplied);
     while (this.#head < limit && this.#entries[this.#head]!.sequence <= sequence) {
@@ -267,7 +271,7 @@ export class Window {
     }
   }
 
-  /** The operations and barriers that the mirror has not recorded, in order. */
+  /** The operations and barriers that the mirror has not recorded, in order: live, nothing may be forgotten meanwhile. */
   unrecorded(): WindowEntry[] {
     return this.#entries.slice(this.#head).filter(({ remark }) => !remark);
   }

@@ -191,6 +191,7 @@ export class SimulatedDisk implements Disk {
     const failure = this.#medium.failureOf('sync', this.path);
     if (failure !== undefined) {
       this.#file.syncFailed(count, this.#incarnation.random);
+      this.#medium.syncFailed(this.path);
       throw failure;
     }
     this.#file.synced(count);

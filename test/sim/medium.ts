@@ -39,6 +39,8 @@ export class Medium {
   capacity = Number.POSITIVE_INFINITY;
   /** Waiting for their moment, or at work. */
   faults: Fault[] = [];
+  /** Told when a sync has failed, and pages of the file are lost. */
+  syncFailed: (path: string) => void = () => undefined;
   #entries = new Map<string, Entry>();
   #durable = new Map<string, Entry>();
   #namings: Naming[] = [];

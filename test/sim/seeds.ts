@@ -33,4 +33,9 @@ export const KNOWN_SEEDS: readonly KnownSeed[] = [
     steps: 15_000,
     note: 'repairs had filled the window; once they were sent nobody went on reading the spool, and seeding never ended',
   },
+  {
+    seed: 301530451,
+    steps: 15_000,
+    note: 'the judge held the mirror to promises of `sync` that a failed sync of its own disk had taken back',
+  },
 ];

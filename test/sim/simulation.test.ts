@@ -1,16 +1,29 @@
 /**
- * The simulator at work: that a seed replays exactly, the seeds that ever failed, and new ones for as long as
- * $NBDTWIN_SIM_SECONDS says (under CI a few seconds of the first ones). A failure prints how to see it again.
+ * The simulator at work: that a seed replays exactly, the seeds that ever failed, and new ones: under CI about three
+ * minutes of them, others for each state of the product's source and the same for the same state; or for as long as
+ * $NBDTWIN_SIM_SECONDS says, new each time. A failure prints how to see it again.
  */
+import { createHash } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import process from 'node:process';
 import { describe, expect, it } from 'vitest';
 import { KNOWN_SEEDS } from './seeds.ts';
 import { Simulation } from './simulation.ts';
 
-const CI_SECONDS = 5;
+const CI_SEEDS = 200;
 const STEPS = 15_000;
 
-const seconds = Number(process.env['NBDTWIN_SIM_SECONDS'] ?? (process.env['CI'] === 'true' ? CI_SECONDS : 0));
+const seconds = Number(process.env['NBDTWIN_SIM_SECONDS'] ?? 0);
+
+/** The first of the seeds that belong to the product as it is now. */
+function seedOfSource(): number {
+  const source = join(import.meta.dirname, '../../src');
+  const names = readdirSync(source, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.ts'));
+  const hash = createHash('sha256');
+  for (const name of names.sort()) hash.update(readFileSync(join(source, name)));
+  return hash.digest().readUInt32LE() >>> 1;
+}
 
 describe('a seed', () => {
   it('replays exactly: the same seed twice is the same story, another is another', async () => {
@@ -38,20 +51,23 @@ describe('a seed', () => {
   });
 });
 
-describe.runIf(seconds > 0)('more seeds', () => {
-  it(
-    'find nothing',
-    async () => {
-      const untilMs = Date.now() + seconds * 1000;
-      // Asked for, they are new each time; otherwise they are always the same.
-      const first = process.env['NBDTWIN_SIM_SECONDS'] === undefined ? 1 : Math.floor(Date.now() / 1000);
-      let steps = 0;
-      for (let seed = first; Date.now() < untilMs; seed += 1) {
-        const outcome = await new Simulation({ seed, steps: STEPS }).run();
-        steps += outcome.steps;
-      }
-      expect(steps).toBeGreaterThan(0);
-    },
-    (seconds + 120) * 1000,
-  );
+/** Lives seeds one after the other and resolves with their steps. */
+async function live(first: number, more: (seed: number) => boolean): Promise<number> {
+  let steps = 0;
+  for (let seed = first; more(seed); seed += 1) steps += (await new Simulation({ seed, steps: STEPS }).run()).steps;
+  return steps;
+}
+
+describe.runIf(process.env['CI'] === 'true' && seconds === 0)('the seeds of this source', () => {
+  it.each([seedOfSource()])('find nothing, from %d on', { timeout: 900_000 }, async (first) => {
+    expect(await live(first, (seed) => seed < first + CI_SEEDS)).toBeGreaterThan(0);
+  });
+});
+
+describe.runIf(seconds > 0)('seeds that nobody has lived before', () => {
+  const first = Math.floor(Date.now() / 1000);
+  const untilMs = Date.now() + seconds * 1000;
+  it('find nothing', { timeout: (seconds + 120) * 1000 }, async () => {
+    expect(await live(first, () => Date.now() < untilMs)).toBeGreaterThan(0);
+  });
 });

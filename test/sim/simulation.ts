@@ -125,6 +125,8 @@ export class Simulation implements Shared {
       this.#crashStates.push({ medium: copy, how, appliedMax, durable: false, held });
       if (how === 'power') this.primary.promises.lostUnsynced(this.primary.sessionsUnderWay);
     });
+    // What a sync has lost is lost as to a power loss, though the mirror lives on.
+    this.mirror.host.medium.syncFailed = () => this.primary.promises.lostUnsynced(this.primary.sessionsUnderWay);
     for (const { pace } of [this.primary.host, this.mirror.host]) {
       pace.atOnce = this.profile.diskAtOnce;
       pace.callMs = this.profile.diskCallMs;

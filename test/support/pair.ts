@@ -1,10 +1,11 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomFillSync } from 'node:crypto';
 import { mkdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
 import { isFailure } from '../../src/base/failure.ts';
 import type { Log } from '../../src/base/log.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { payloadPool } from '../../src/base/payload-pool.ts';
 import { MIB } from '../../src/base/units.ts';
 import { type NodeWorld, nodeWorld } from '../../src/io/node-world.ts';
 import type { World } from '../../src/io/world.ts';
@@ -63,9 +64,13 @@ export class Pair {
     truncateSync(this.diskPath, this.size);
   }
 
-  /** Nothing runs yet. Whatever runs when the test finishes is stopped. */
+  /**
+   * Nothing runs yet. Whatever runs when the test finishes is stopped. Who looks at a payload after it was given back finds
+   * it spoiled.
+   */
   static async make(options: PairOptions = {}): Promise<Pair> {
     const pair = new Pair(options);
+    payloadPool.onGive = (buffer) => buffer.fill(0xee);
     pair.proxy = await LinkProxy.open(() => pair.#mirrorPort);
     onTestFinished(async () => {
       await pair.primary?.close(0);
@@ -208,6 +213,11 @@ export class Pair {
   }
 }
 
+/** As the NBD server has it: large ones in a buffer that is used again. */
+function randomPayload(length: number): Buffer {
+  return randomFillSync(payloadPool.take(length));
+}
+
 /** Runs until `stop` is called, whatever happens to the primary: writes of random sizes at random places, now and then a flush, a trim, zeroes. */
 export function writeRandomly(pair: Pair, seed = 1): { stop(): Promise<number> } {
   let stopped = false;
@@ -232,7 +242,7 @@ export function writeRandomly(pair: Pair, seed = 1): { stop(): Promise<number> }
         if (kind === 0) await volume.flush();
         else if (kind === 1) await volume.trim(offset, length, { fua: false });
         else if (kind === 2) await volume.zero(offset, length, { fua: false, allocate: random(2) === 0, fast: false });
-        else await volume.write(offset, randomBytes(length), { fua: kind === 3 });
+        else await volume.write(offset, randomPayload(length), { fua: kind === 3 });
       } catch (error) {
         if (!isFailure(error)) throw error;
       }

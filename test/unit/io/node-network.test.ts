@@ -23,6 +23,35 @@ async function pair(address: Address = LOOPBACK): Promise<{ client: ByteStream; 
 
 const unix = (): Address => ({ kind: 'unix', path: join(temporaryFolder(), 'socket') });
 
+describe('what is received directly', () => {
+  it('does not take the loss of the connection for its end', async () => {
+    const streams = new Queue<ByteStream>();
+    const listener = closing(await network.listen(LOOPBACK, streams.push));
+    const client = net.connect(portOf(listener), '127.0.0.1').on('error', () => undefined);
+    client.write('one');
+    const server = await streams.next();
+    const told: string[] = [];
+    await new Promise<void>((resolve) => {
+      server.receive({
+        data() {
+          client.resetAndDestroy();
+          // The reset comes while we are busy.
+          const untilMs = Date.now() + 50;
+          while (Date.now() < untilMs);
+          expect(server.receiveNow(Buffer.alloc(10))).toBe(0);
+        },
+        drain: () => undefined,
+        end: () => told.push('end'),
+        close(reason) {
+          told.push(reason === undefined ? 'closed' : 'lost');
+          resolve();
+        },
+      });
+    });
+    expect(told).toEqual(['lost']);
+  });
+});
+
 describe.each([
   ['TCP', () => LOOPBACK],
   ['a unix socket', unix],

@@ -313,6 +313,29 @@ describe('a barrier', () => {
   });
 });
 
+describe('a mirror that loses after a restart of the primary what it said it had', () => {
+  /** It has applied `sent` and recorded nothing; after the restart the disk finishes `finished` calls before it crashes. */
+  it.each([0, 1, 2, 3, 4, 5, 6].flatMap((finished) => [20, 36].map((sent) => [sent, finished] as const)))(
+    'gets it all again, also when merging has begun behind it (%d, %d)',
+    async (sent, finished) => {
+      const model = new BacklogModel(6_000);
+      await model.open();
+      while (model.backlog.rung === 'window') await writes(model, 1);
+      await writes(model, 6);
+      model.send(sent);
+      model.files.slow = true;
+      await model.restart(false);
+      for (let count = 0; count < 40 && model.backlog.rung !== 'merged'; count += 1) model.append(1, 0, 200, 5, false);
+      expect(model.backlog.rung).toBe('merged');
+      for (let count = 0; count < finished; count += 1) await disk(model, 1);
+      model.reconnect(true);
+      model.files.slow = false;
+      await model.settle();
+      await model.backlog.close();
+    },
+  );
+});
+
 describe('what cannot go on', () => {
   it('a disk that hangs lets nobody wait: order is given up when the memory for it is full', async () => {
     const model = new BacklogModel(SPOOL_SIZE);

@@ -395,6 +395,30 @@ describe('a link to a mirror', () => {
     expect(pair.link.status().sessions).toBeGreaterThan(5);
   });
 
+  it('gets on with a rescan though the window overruns while the mirror copies what is complete, with no spool', async () => {
+    const pair = await MemoryPair.make(64 * KIB, 0);
+    await seeded(pair);
+    await pair.write(20);
+    await pair.until('behind');
+    let release: (() => void) | undefined;
+    expect(
+      await pair.pump(() => {
+        if (pair.replica.comparing.isCompleting) release ??= holdSyncs(pair.imageDisk);
+        return release !== undefined;
+      }),
+    ).toBe(true);
+    const placed = pair.replica.sequence;
+    await pair.pump(() => false, 20);
+    await pair.write(20);
+    expect([pair.replica.comparing.isCutShort, pair.state]).toEqual([true, 'rescan']);
+    release!();
+    expect(await pair.pump(() => !pair.replica.keeping)).toBe(true);
+    // The mirror has what was complete, and only what came after it is compared next.
+    expect(pair.replica.recorded).toBeGreaterThanOrEqual(placed);
+    await pair.untilInStep();
+    expect(pair.identical).toBe(true);
+  });
+
   it('drains what waits in the spool as fast as the mirror takes it: no timer stands between one window and the next', async () => {
     const epochs = 200;
     const pair = await MemoryPair.make(160 * KIB, 8 * MIB);

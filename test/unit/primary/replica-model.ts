@@ -583,6 +583,9 @@ export class ReplicaModel {
     this.#rescanDue = false;
     this.#commitDue = false;
     this.replica.committed(done.sequence, done.number);
+    if (this.replica.keeping) return;
+    // It will be told of an overrun, in a moment that does not come here.
+    this.disconnect();
   }
 
   check(): void {

@@ -336,6 +336,55 @@ describe('a replica in a session', () => {
     sent();
   });
 
+  describe('that finds no room while the mirror completes a rescan', () => {
+    async function cutShort() {
+      const made = await parts(8, { spoolSize: 0 });
+      const { replica, write, sent } = made;
+      write(0, 1);
+      sent();
+      replica.sessionEnded();
+      replica.beginCompare('marks', 0, 0, 0, Buffer.alloc(16, 7));
+      replica.beginPass();
+      sent();
+      replica.window.applied(1);
+      replica.comparing.passReached(8 * MIB);
+      replica.passCleared(0, SIZE, replica.sequence, 5);
+      replica.comparing.endPass();
+      replica.marks.endPass();
+      replica.comparing.complete();
+      const { sequence } = replica;
+      write(MIB, 1);
+      while (!replica.comparing.isCutShort) write(2 * MIB, 1000, false, Buffer.alloc(1000, 1));
+      made.told.length = 0;
+      return { ...made, sequence };
+    }
+
+    it('leaves out all that follows, and keeps the session', async () => {
+      const { replica, write, sent, told } = await cutShort();
+      sent();
+      const { lastSequence } = replica.window;
+      write(3 * MIB, 1);
+      replica.barrier();
+      expect([sent(), replica.window.lastSequence, replica.keeping, told]).toEqual([[], lastSequence, true, []]);
+      expect(markedRegions(replica)).toEqual(expect.arrayContaining([2, 3]));
+    });
+
+    it('compares only what came after the completion, once that is done', async () => {
+      const { replica, told, sequence } = await cutShort();
+      replica.committed(sequence, 1);
+      expect([replica.keeping, told, replica.recorded]).toEqual([false, [], sequence]);
+      await turns(1);
+      expect(told).toEqual(['overran']);
+      expect(markedRegions(replica)).toEqual([1, 2]);
+    });
+
+    it('compares all that the mirror has not recorded, when the session ends before', async () => {
+      const { replica } = await cutShort();
+      replica.sessionEnded();
+      expect([replica.keeping, markedRegions(replica)]).toEqual([false, [0, 1, 2]]);
+    });
+  });
+
   it('knows of nothing to be compared once the staged run is committed, and no older image will do', async () => {
     const { replica, write, sent } = await parts();
     replica.marks.mark(2 * MIB, 1);
