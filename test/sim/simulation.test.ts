@@ -58,16 +58,17 @@ async function live(first: number, more: (seed: number) => boolean): Promise<num
   return steps;
 }
 
-describe.runIf(process.env['CI'] === 'true' && seconds === 0)('the seeds of this source', () => {
-  it.each([seedOfSource()])('find nothing, from %d on', { timeout: 900_000 }, async (first) => {
-    expect(await live(first, (seed) => seed < first + CI_SEEDS)).toBeGreaterThan(0);
+if (seconds > 0) {
+  describe('seeds that nobody has lived before', () => {
+    it('find nothing', { timeout: (seconds + 120) * 1000 }, async () => {
+      const untilMs = Date.now() + seconds * 1000;
+      expect(await live(Math.floor(Date.now() / 1000), () => Date.now() < untilMs)).toBeGreaterThan(0);
+    });
   });
-});
-
-describe.runIf(seconds > 0)('seeds that nobody has lived before', () => {
-  const first = Math.floor(Date.now() / 1000);
-  const untilMs = Date.now() + seconds * 1000;
-  it('find nothing', { timeout: (seconds + 120) * 1000 }, async () => {
-    expect(await live(first, () => Date.now() < untilMs)).toBeGreaterThan(0);
+} else if (process.env['CI'] === 'true') {
+  describe('the seeds of this source', () => {
+    it.each([seedOfSource()])('find nothing, from %d on', { timeout: 900_000 }, async (first) => {
+      expect(await live(first, (seed) => seed < first + CI_SEEDS)).toBeGreaterThan(0);
+    });
   });
-});
+}
