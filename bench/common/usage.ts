@@ -1,5 +1,5 @@
 /** What processes use of the machine, from /proc. */
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { runChild } from './children.ts';
 
 /** Clock ticks of /proc/PID/stat in a second, on every Linux. */
@@ -32,4 +32,19 @@ export async function memoryOf(pids: readonly number[]): Promise<number> {
 /** All threads of a process on these CPUs, as taskset lists them. */
 export async function pin(pid: number, cpus: string): Promise<void> {
   await runChild('taskset', ['-a', '-c', '-p', cpus, String(pid)]);
+}
+
+/**
+ * CPU seconds of these processes so far, from what the scheduler counts in nanoseconds rather than in ticks of 10 ms; without
+ * children and threads that have ended. 0 where the kernel does not count.
+ */
+export async function preciseCpuSecondsOf(pids: readonly number[]): Promise<number> {
+  let nanoseconds = 0;
+  for (const pid of pids) {
+    for (const thread of await readdir(`/proc/${pid}/task`)) {
+      const text = await readFile(`/proc/${pid}/task/${thread}/schedstat`, 'utf8').catch(() => '0');
+      nanoseconds += Number(text.split(' ')[0]);
+    }
+  }
+  return nanoseconds / 1e9;
 }

@@ -130,7 +130,7 @@ async function runRound(
       await runChild('sync', ['--file-system', folder]);
       const cpuBefore = await cpuSecondsOf(server.pids);
       const measurement = await runFio(load, {
-        uri: server.uri,
+        uris: [server.uri],
         size: parameters.regionCount * REGION_SIZE,
         warmUpMs: parameters.warmUpMs,
         runMs: parameters.runMs,

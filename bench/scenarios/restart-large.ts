@@ -15,7 +15,7 @@ import { formatTable, whole } from '../common/table.ts';
 import { Chance } from './chance.ts';
 import { type Comparison, compareSparse } from './compare-sparse.ts';
 import { fillDisk } from './fill-disk.ts';
-import { readsOf } from './process-reads.ts';
+import { ioOf } from './process-io.ts';
 import { ScatteredWriter } from './scattered-writer.ts';
 import type { Claim, Outcome, Scenario } from './scenario.ts';
 import { makeDisk, Twin } from './twin.ts';
@@ -130,7 +130,7 @@ async function run(folder: string, parameters: Parameters, say: (text: string) =
 /** Starts the primary and waits until its mirror is in step. */
 async function start(twin: Twin, flags: readonly string[]): Promise<Start> {
   const { pid } = twin.mirror.child;
-  const mirrorBefore = await readsOf(pid);
+  const mirrorBefore = await ioOf(pid);
   const startMs = performance.now();
   await twin.startPrimary(flags);
   const readyMs = performance.now() - startMs;
@@ -139,8 +139,8 @@ async function start(twin: Twin, flags: readonly string[]): Promise<Start> {
     readyMs,
     inStepMs: performance.now() - startMs,
     rescan: lastRescan,
-    primaryRead: (await readsOf(twin.primary.child.pid)).called,
-    mirrorRead: (await readsOf(pid)).called - mirrorBefore.called,
+    primaryRead: (await ioOf(twin.primary.child.pid)).called,
+    mirrorRead: (await ioOf(pid)).called - mirrorBefore.called,
     wireSent,
   };
 }

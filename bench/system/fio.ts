@@ -22,6 +22,8 @@ export interface Workload {
   readonly pinned?: boolean;
   /** The page cache does not have the disk; each block is read once. */
   readonly cold?: boolean;
+  /** Between a request that was answered and the next; none unless given. */
+  readonly thinkTimeMs?: number;
 }
 
 const KIB = 1024;
@@ -77,7 +79,8 @@ export interface Measurement {
 }
 
 export interface FioOptions {
-  readonly uri: string;
+  /** One or more exports, each of which gets all connections of the workload. */
+  readonly uris: readonly string[];
   readonly size: number;
   /** Load that is not counted, then load that is. */
   readonly warmUpMs: number;
@@ -101,10 +104,10 @@ export async function runFio(workload: Workload, options: FioOptions): Promise<M
 
 function fioArguments(workload: Workload, options: FioOptions): string[] {
   const { connections = 1, cold = false } = workload;
+  const { uris } = options;
   return [
-    '--name=bench',
+    '--name=global',
     '--ioengine=nbd',
-    `--uri=${options.uri}`,
     `--rw=${workload.pattern === 'mixed' ? 'randrw' : workload.pattern}`,
     `--bs=${workload.blockSize}`,
     `--iodepth=${workload.depth}`,
@@ -114,10 +117,12 @@ function fioArguments(workload: Workload, options: FioOptions): string[] {
     `--runtime=${options.runMs}ms`,
     // A cold disk gets warm while it is read: each block once, and nothing before.
     ...(cold ? [] : ['--norandommap', '--time_based', `--ramp_time=${options.warmUpMs}ms`]),
-    ...(connections > 1 ? [`--numjobs=${connections}`, '--group_reporting', '--thread'] : []),
+    ...(connections * uris.length > 1 ? [`--numjobs=${connections}`, '--group_reporting', '--thread'] : []),
     ...(workload.flushEach ? ['--fsync=1'] : []),
+    ...(workload.thinkTimeMs === undefined ? [] : [`--thinktime=${workload.thinkTimeMs * 1000}`]),
     '--output-format=json',
     `--output=${options.outputPath}`,
+    ...uris.flatMap((uri) => ['--name=bench', `--uri=${uri}`]),
   ];
 }
 

@@ -3,11 +3,12 @@
  * servers take turns under load while the others are idle, so that what else the machine does hits neighbours alike.
  * The order of the servers moves on by one from round to round.
  */
-import { mkdir, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { cpus, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { killAll, runChild } from '../common/children.ts';
+import { cachePieceByPiece, dropCache, writeDisk } from '../common/disk.ts';
 import { writeSection } from '../common/docs.ts';
 import { describeMachine } from '../common/machine.ts';
 import { cpuSecondsOf, memoryOf, pin } from '../common/usage.ts';
@@ -34,29 +35,11 @@ const USAGE = `npm run bench -- [options]
   --server NAME      only this server, may be given several times (the baseline always runs)
   --micro            the micro benchmarks instead
 
-Scenarios that show whether what is claimed holds: npm run bench -- NAME (slow-link, restart-large, dirty-map)
+Scenarios that show whether what is claimed holds: npm run bench -- NAME (slow-link, distance, idle, growth ...)
 `;
 
-const FULL: Parameters = { rounds: 3, diskSize: 512 * 2 ** 20, warmUpMs: 800, runMs: 2000 };
-const QUICK: Parameters = { rounds: 1, diskSize: 256 * 2 ** 20, warmUpMs: 300, runMs: 1000 };
-
-const CHUNK_SIZE = 1 << 20;
-
-/** A disk without holes, so that all servers overwrite and none allocates. */
-async function writeDisk(path: string, size: number): Promise<void> {
-  const file = await open(path, 'w');
-  try {
-    const chunk = Buffer.allocUnsafe(CHUNK_SIZE);
-    for (let index = 0; index < chunk.length; index += 4) chunk.writeUInt32LE((index * 2654435761) >>> 0, index);
-    for (let offset = 0; offset < size; offset += chunk.length) {
-      chunk.writeDoubleLE(offset, 0);
-      await file.write(chunk, 0, chunk.length, offset);
-    }
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-}
+const FULL: Parameters = { rounds: 3, diskSize: 512 * 2 ** 20, trainingMs: 6000, warmUpMs: 800, runMs: 2000 };
+const QUICK: Parameters = { rounds: 1, diskSize: 256 * 2 ** 20, trainingMs: 2000, warmUpMs: 300, runMs: 1000 };
 
 interface Contestant {
   readonly kind: ServerKind;
@@ -64,25 +47,24 @@ interface Contestant {
   readonly folder: string;
 }
 
-async function startContestant(kind: ServerKind, folder: string, diskSize: number): Promise<Contestant> {
+async function startContestant(kind: ServerKind, folder: string, parameters: Parameters): Promise<Contestant> {
+  const { diskSize, trainingMs } = parameters;
   await mkdir(folder);
   const disk = join(folder, 'bench.img');
   await writeDisk(disk, diskSize);
   const server = await kind.start(disk, folder);
   await server.settle();
+  await train(server, folder, diskSize, trainingMs);
   for (const file of server.files) await cachePieceByPiece(file, diskSize);
   return { kind, server, folder };
 }
 
-/** What was read or written in large pieces lies in the page cache in large pieces: see docs/benchmarks.md. */
-async function cachePieceByPiece(path: string, size: number): Promise<void> {
-  await dropCache(path);
-  const pieces = ['--ioengine=psync', '--rw=randread', '--bs=4096', '--fadvise_hint=random', '--invalidate=0'];
-  await runChild('fio', ['--name=cache', `--filename=${path}`, `--size=${size}`, '--readonly', ...pieces]);
-}
-
-async function dropCache(path: string): Promise<void> {
-  await runChild('dd', [`of=${path}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0']);
+/** A server serves for months: its first seconds, in which code is compiled and memory found, are not what is compared. */
+async function train(server: Server, folder: string, size: number, runMs: number): Promise<void> {
+  const load: Workload = { ...workloadNamed('write-4k'), pattern: 'mixed' };
+  const outputPath = join(folder, 'training.json');
+  await runFio(load, { uris: [server.uri], size, warmUpMs: 0, runMs, outputPath, seed: 0 });
+  await server.settle();
 }
 
 async function runRound(
@@ -95,7 +77,7 @@ async function runRound(
   await mkdir(folder);
   const contestants: Contestant[] = [];
   for (const [index, kind] of servers.entries())
-    contestants.push(await startContestant(kind, join(folder, String(index)), parameters.diskSize));
+    contestants.push(await startContestant(kind, join(folder, String(index)), parameters));
   const observations: Observation[] = [];
   for (const workload of workloads) {
     for (const contestant of contestants) {
@@ -131,7 +113,7 @@ async function observe(
   const cpuBefore = await cpuSecondsOf(server.pids);
   const outputPath = join(folder, `${workload.name}.json`);
   const measurement = await runFio(workload, {
-    uri: server.uri,
+    uris: [server.uri],
     size: diskSize,
     warmUpMs,
     runMs,

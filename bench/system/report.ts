@@ -4,12 +4,14 @@ import { type Machine, machineText } from '../common/machine.ts';
 import { type Sample, sampleOf } from '../common/statistics.ts';
 import { formatTable, whole } from '../common/table.ts';
 import { type Measurement, type Workload, type WorkloadName, workloadNamed } from './fio.ts';
-import type { Target } from './series.ts';
+import type { Series, Target } from './series.ts';
 import type { MirrorReport } from './servers.ts';
 
 export interface Parameters {
   readonly rounds: number;
   readonly diskSize: number;
+  /** Load on each server when it has started. */
+  readonly trainingMs: number;
   readonly warmUpMs: number;
   readonly runMs: number;
 }
@@ -32,11 +34,7 @@ export interface Result {
   readonly mirror?: { readonly keptUp: number; readonly settleMs: Sample };
 }
 
-export interface SeriesReport {
-  readonly name: string;
-  readonly text: string;
-  readonly baseline: readonly string[];
-  readonly targets: readonly Target[];
+export interface SeriesReport extends Pick<Series, 'name' | 'text' | 'baseline' | 'targets'> {
   readonly results: readonly Result[];
 }
 
@@ -116,7 +114,7 @@ export function formatReport({ machine, parameters, series }: Report): string {
   const head = [
     machineText(machine),
     `${parameters.rounds} rounds, disk of ${parameters.diskSize / 2 ** 20} MiB, ${parameters.runMs} ms each after ` +
-      `${parameters.warmUpMs} ms of warm-up; load and servers share the machine`,
+      `${parameters.warmUpMs} ms of warm-up; each server has had ${parameters.trainingMs} ms of load before; load and servers share the machine`,
   ];
   const parts = series.map(({ text, baseline, results, targets }) => {
     const best = baseline.length > 1 ? `the best of ${baseline.join(', ')}` : baseline[0];

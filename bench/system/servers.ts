@@ -71,15 +71,27 @@ export async function startNbdtwin(disk: string, folder: string): Promise<Server
   return plainServer(disk, socket, child);
 }
 
-/** `flags`: more of the primary. */
-export async function startNbdtwinWithMirror(disk: string, folder: string, flags: readonly string[]): Promise<Server> {
+/** Something between primary and mirror that listens on a port of its own. */
+export interface LinkProcess {
+  readonly port: number;
+  stop(): Promise<void>;
+}
+
+/** `flags`: more of the primary. `openLink`: puts something in front of the mirror's port. */
+export async function startNbdtwinWithMirror(
+  disk: string,
+  folder: string,
+  flags: readonly string[],
+  openLink?: (mirrorPort: number, folder: string) => Promise<LinkProcess>,
+): Promise<Server> {
   const secret = await makeSecret(folder);
   const directory = join(folder, 'mirror');
   await mkdir(directory);
   const mirror = await startMirror(directory, folder, secret);
+  const between = await openLink?.(mirror.port, folder);
   const primary = await startPrimary(disk, folder, [
     '--mirror',
-    `127.0.0.1:${mirror.port}`,
+    `127.0.0.1:${between?.port ?? mirror.port}`,
     '--secret-file',
     secret,
     ...flags,
@@ -89,6 +101,7 @@ export async function startNbdtwinWithMirror(disk: string, folder: string, flags
   const stop = async (): Promise<void> => {
     await primary.child.stop();
     await mirror.child.stop();
+    await between?.stop();
   };
   return {
     uri: uriOf(primary.socket),
@@ -101,7 +114,7 @@ export async function startNbdtwinWithMirror(disk: string, folder: string, flags
 }
 
 /** Asks a primary how its mirror is. */
-class LinkWatch {
+export class LinkWatch {
   readonly #primary: Primary;
   /** Identifies the last rescan: another one since then means that the stream was given up in between. */
   #rescan: string | undefined;

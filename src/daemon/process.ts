@@ -15,8 +15,10 @@
 import { constants } from 'node:os';
 import process from 'node:process';
 import type { Log } from '../base/log.ts';
+import { MIB } from '../base/units.ts';
 import type { ControlServer } from '../control/server.ts';
 import { systemClock } from '../io/clock.ts';
+import { keepFreedMemory } from '../io/libc.ts';
 import { LineSink } from '../io/line-sink.ts';
 import { type NodeWorld, nodeWorld } from '../io/node-world.ts';
 import type { LogLevel } from '../observe/log-level.ts';
@@ -45,11 +47,16 @@ interface ProcessOptions {
 
 const STDERR = 2;
 
+/** Freed memory that stays with the process, and what is asked for at a time, in bytes. */
+const KEPT_MEMORY_SIZE = 64 * MIB;
+const MEMORY_STEP_SIZE = 8 * MIB;
+
 /**
  * Starts, writes the ready line to stdout, serves until a signal asks to stop. Resolves after a clean stop. Failures:
  * those of `start` and of the stop.
  */
 export async function runProcess(options: ProcessOptions, start: StartDaemon): Promise<void> {
+  keepFreedMemory(KEPT_MEMORY_SIZE, MEMORY_STEP_SIZE);
   const sink = new LineSink(STDERR);
   const log = await openLog({ ...options, write: (line) => sink.write(line) });
   exitOnBugs(log, sink);

@@ -7,6 +7,7 @@
  */
 import { getSystemErrorName } from 'node:util';
 import koffi from 'koffi';
+import { assert } from '../base/assert.ts';
 
 const libc = koffi.load('libc.so.6');
 const fallocateCall = libc.func('int fallocate(int descriptor, int mode, int64_t offset, int64_t length)');
@@ -17,6 +18,11 @@ const fadviseCall = libc.func('int posix_fadvise64(int descriptor, int64_t offse
 const preadv2Call = libc.func('int64_t preadv64v2(int descriptor, void *vector, int count, int64_t offset, int flags)');
 
 const recvCall = libc.func('int64_t recv(int descriptor, void *target, size_t size, int flags)');
+
+const getrusageCall = libc.func('int getrusage(int who, void *usage)');
+
+const malloptCall = libc.func('int mallopt(int parameter, int value)');
+const memcpyCall = libc.func('void *memcpy(void *target, void *source, size_t size)');
 
 const pollCall = libc.func('int poll(void *descriptors, unsigned long count, int timeoutMs)');
 
@@ -43,6 +49,10 @@ const RWF_NOWAIT = 0x08;
 const SIOCOUTQ = 0x5411;
 const POLLRDHUP = 0x2000;
 const MSG_DONTWAIT = 0x40;
+const RUSAGE_THREAD = 1;
+const M_TRIM_THRESHOLD = -1;
+const M_TOP_PAD = -2;
+const M_MMAP_THRESHOLD = -3;
 
 function systemError(syscall: string, errno: number): NodeJS.ErrnoException {
   const code = getSystemErrorName(-errno);
@@ -174,6 +184,39 @@ export function receiveNow(descriptor: number, target: Uint8Array): number {
     if (errno === EAGAIN) return 0;
     if (errno !== EINTR) throw systemError('recv', errno);
   }
+}
+
+/**
+ * Copies `size` bytes from one array to another, one of which is shared with another thread: the language would copy byte
+ * by byte then, unless both are aligned.
+ */
+export function copyBytes(target: Uint8Array, at: number, source: Uint8Array, from: number, size: number): void {
+  assert(at + size <= target.length && from + size <= source.length, 'a copy stays within both');
+  if (size === 0) return;
+  memcpyCall(at === 0 ? target : target.subarray(at), from === 0 ? source : source.subarray(from), size);
+}
+
+/**
+ * Has malloc keep up to `keptSize` bytes that were freed, and ask the kernel for `stepSize` at a time, instead of giving
+ * pages back only to get them again, zeroed and counted, with the next chunk that Node reads.
+ */
+export function keepFreedMemory(keptSize: number, stepSize: number): void {
+  malloptCall(M_TRIM_THRESHOLD, keptSize);
+  malloptCall(M_TOP_PAD, stepSize);
+  // With either of these malloc no longer finds out by itself which sizes come again.
+  malloptCall(M_MMAP_THRESHOLD, stepSize);
+}
+
+/** A struct rusage: two times of two words each, then 14 counts of one; `ru_nvcsw` is the 13th. */
+const usage = new BigInt64Array(18);
+const usageWords = new Int32Array(usage.buffer);
+const usageAddress = koffi.address(usage);
+const VOLUNTARY_SWITCHES = 2 * (4 + 12);
+
+/** How often this thread has given up its CPU to wait for something (not: because it was taken away), modulo 2^31; 0.3 us. */
+export function threadWaits(): number {
+  getrusageCall(RUSAGE_THREAD, usageAddress);
+  return usageWords[VOLUNTARY_SWITCHES]!;
 }
 
 /** Bytes that the kernel has taken for a socket and that the other end's kernel (TCP) or program (unix) has not. */

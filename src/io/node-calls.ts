@@ -3,7 +3,7 @@
  * time. `nodeCalls` is the real thing; names that end in `Now` run on the event loop, the others in the thread pool.
  */
 import fs from 'node:fs';
-import { advise, fallocate, fallocateNow, readCachedNow, seekNow } from './libc.ts';
+import { advise, fallocate, fallocateNow, readCachedNow, seekNow, threadWaits } from './libc.ts';
 
 export interface NodeCalls {
   /** Bytes read, which may be fewer than asked; 0 at the end. */
@@ -30,6 +30,8 @@ export interface NodeCalls {
   ) => Promise<void>;
   /** Milliseconds from an arbitrary origin, to notice slow calls. */
   readonly nowMs: () => number;
+  /** How often this thread has waited: those calls were slow because of the disk. */
+  readonly waits: () => number;
 }
 
 export const nodeCalls: NodeCalls = {
@@ -60,4 +62,5 @@ export const nodeCalls: NodeCalls = {
   seekNow,
   advise,
   nowMs: () => performance.now(),
+  waits: threadWaits,
 };

@@ -15,7 +15,6 @@
  * - nothing is read or written outside [0, size); reads past the end yield zeroes;
  * - the file position is never used: threads of the scan pool share the descriptor.
  */
-
 import fs from 'node:fs';
 import { errnoOf, Failure } from '../base/failure.ts';
 import type { SharedCall } from '../base/shared-call.ts';
@@ -49,7 +48,7 @@ export class NodeDisk implements Disk {
   readonly #calls: NodeCalls;
   readonly #sync: SharedCall;
   readonly #syncAll: SharedCall;
-  readonly #pace = new InlinePace();
+  readonly #pace: InlinePace;
   #size: number;
   #seekRefused = false;
   #cachedReadRefused = false;
@@ -65,6 +64,7 @@ export class NodeDisk implements Disk {
     this.#size = facts.size;
     this.#readOnly = facts.readOnly;
     this.#calls = calls;
+    this.#pace = new InlinePace(calls.waits);
     this.#sync = sharedSync(() => calls.fdatasync(this.descriptor));
     this.#syncAll = sharedSync(() => calls.fsync(this.descriptor));
     this.#zeroing = new DiskZeroing(facts, calls, this.#pace, (data, offset) => this.#writeRest(data, offset, 0));
@@ -228,16 +228,12 @@ export class NodeDisk implements Disk {
 
   #readCached(target: Buffer, offset: number): number {
     if (this.#cachedReadRefused || target.length > INLINE_SIZE) return 0;
-    const startMs = this.#calls.nowMs();
-    if (!this.#pace.allows(startMs)) return 0;
     try {
       return this.#calls.readCachedNow(this.descriptor, target, offset);
     } catch (error) {
       // The thread pool will meet a real error again, and report it.
       if (isUnsupported(error)) this.#cachedReadRefused = true;
       return 0;
-    } finally {
-      this.#pace.took(startMs, this.#calls.nowMs());
     }
   }
 

@@ -8,7 +8,7 @@ import { assert } from '../base/assert.ts';
 import { errnoOf, Failure, type FailureCode } from '../base/failure.ts';
 import { linkClientOptions, linkProofFault } from '../secure/link-tls.ts';
 import type { LinkTls } from '../secure/tls.ts';
-import { type Address, type ByteStream, formatAddress, type Listener } from './network.ts';
+import { type Address, type ByteStream, formatAddress, type LinkStream, type Listener } from './network.ts';
 import { tlsReason } from './network-failure.ts';
 import { acceptLinkTls, HANDSHAKE_TIMEOUT_MS, type Take } from './node-handshake.ts';
 import { connectSocket, listenSockets, peerNameOf } from './node-socket.ts';
@@ -29,7 +29,7 @@ const linkLimits: LinkLimits = { handshakeTimeoutMs: HANDSHAKE_TIMEOUT_MS, hands
 export async function listenLink(
   address: Address,
   tls: LinkTls,
-  onStream: (stream: ByteStream) => void,
+  onStream: (stream: LinkStream) => void,
   onRefused: (peerName: string, reason: Error) => void,
   limits: LinkLimits = linkLimits,
 ): Promise<Listener> {
@@ -75,7 +75,7 @@ export async function listenLink(
   };
 }
 
-/** See Network.connectLink. */
+/** See Network.connectLink; on the event loop of whoever calls, which may be that of the link's thread. */
 export async function connectLink(address: Address, tls: LinkTls, timeoutMs: number): Promise<ByteStream> {
   const [key, another] = tls.keys;
   assert(key !== undefined && another === undefined, 'a primary has chosen one key');

@@ -3,6 +3,7 @@ import type { Network } from './network.ts';
 import { connectLink, listenLink } from './node-link.ts';
 import { connectSocket, listenSockets, peerNameOf } from './node-socket.ts';
 import { NodeStream } from './node-stream.ts';
+import { connectLinkInThread } from './threaded-link.ts';
 
 export const nodeNetwork: Network = {
   listen: (address, onStream) =>
@@ -12,5 +13,6 @@ export const nodeNetwork: Network = {
     return new NodeStream(socket, peerNameOf(socket));
   },
   listenLink: (address, tls, onStream, onRefused) => listenLink(address, tls, onStream, onRefused),
-  connectLink,
+  connectLink: (address, tls, timeoutMs, threaded) =>
+    threaded === true ? connectLinkInThread(address, tls, timeoutMs) : connectLink(address, tls, timeoutMs),
 };

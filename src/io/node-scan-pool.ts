@@ -2,7 +2,7 @@
  * Scans in worker threads that share the disk's descriptor.
  *
  * A range is cut into pieces of at most SCAN_STEP_SIZE; threads take pieces from one queue, two each so that none waits for
- * the event loop between them. Threads start with the first scan, keep the process alive only while they have work, and one
+ * the event loop between them. Long holes are found here, by one call each: no thread needs to be asked. Threads start with the first scan, keep the process alive only while they have work, and one
  * that dies fails the pieces it held and is replaced by the next that is needed.
  *
  * Invariant: while a piece is with a thread, the disk is held open: a descriptor that is closed and given to another
@@ -19,6 +19,7 @@ import { NodeDisk } from './node-disk.ts';
 import type { ScanPiece, ScanReply } from './scan-piece.ts';
 import { DIGEST_SIZE, type ScanPool, type ScanRequest, type ScanResult } from './scan-pool.ts';
 import { checkScanRequest, newScanResult, SCAN_STEP_SIZE } from './scan-request.ts';
+import { workerUrl } from './worker-url.ts';
 
 /** Threads by default, at most: more would take the processors from the clients. */
 const THREADS_MAX = 2;
@@ -35,15 +36,8 @@ export interface ScanPoolOptions {
 export function nodeScanPool(options: ScanPoolOptions = {}): ScanPool {
   return new NodeScanPool(
     options.threads ?? Math.min(THREADS_MAX, availableParallelism()),
-    options.workerUrl ?? defaultWorkerUrl(),
+    options.workerUrl ?? workerUrl('scan-worker'),
   );
-}
-
-function defaultWorkerUrl(): URL {
-  const here = import.meta.url;
-  // Threads cannot run TypeScript on Node 20: tests that run from source use the built worker.
-  if (here.endsWith('.ts')) return new URL(here.replace('/src/', '/dist/').replace(/[^/]*$/, 'scan-worker.js'));
-  return new URL('./scan-worker.js', here);
 }
 
 interface Job {
@@ -76,7 +70,7 @@ class NodeScanPool implements ScanPool {
     checkScanRequest(disk, request);
     assert(disk.descriptor !== undefined, 'a disk without descriptor needs the inline scan pool');
     if (this.#closed !== undefined) throw closedFailure();
-    const run = () => this.#scan(disk.path, disk.descriptor!, request);
+    const run = () => this.#scan(disk, disk.descriptor!, request);
     return disk instanceof NodeDisk ? await disk.whileOpen(run) : await run();
   }
 
@@ -94,25 +88,43 @@ class NodeScanPool implements ScanPool {
     for (const job of jobs) job.reject(closedFailure());
   }
 
-  async #scan(path: string, descriptor: number, request: ScanRequest): Promise<ScanResult> {
+  async #scan(disk: Disk, descriptor: number, request: ScanRequest): Promise<ScanResult> {
+    const whole = newScanResult(request.length, request.unitSize);
+    const pieces: Promise<void>[] = [];
+    let failure: unknown;
+    try {
+      this.#divide(disk, descriptor, request, whole, pieces);
+    } catch (error) {
+      failure = error;
+    }
+    // All must have settled before the disk may be closed, also when one has failed.
+    const settled = await Promise.allSettled(pieces);
+    if (failure !== undefined) throw failure;
+    for (const outcome of settled) if (outcome.status === 'rejected') throw outcome.reason;
+    return whole;
+  }
+
+  /** Marks the holes in `whole`, and has the threads fill in the rest of it, piece by piece. */
+  #divide(disk: Disk, descriptor: number, request: ScanRequest, whole: ScanResult, pieces: Promise<void>[]): void {
     const { offset, length, unitSize, key } = request;
     const stepSize = alignDown(SCAN_STEP_SIZE, unitSize);
-    const whole = newScanResult(length, unitSize);
-    const pieces: Promise<void>[] = [];
-    for (let done = 0; done < length; done += stepSize) {
-      const piece = { descriptor, offset: offset + done, length: Math.min(stepSize, length - done), unitSize, key };
+    for (let done = 0; done < length; ) {
       const first = done / unitSize;
+      const holeLength = holeAt(disk, offset + done, length - done, unitSize);
+      if (holeLength > 0) {
+        whole.zero.fill(1, first, first + Math.ceil(holeLength / unitSize));
+        done += holeLength;
+        continue;
+      }
+      const piece = { descriptor, offset: offset + done, length: Math.min(stepSize, length - done), unitSize, key };
+      done += piece.length;
       pieces.push(
-        this.#submit(path, piece).then((part) => {
+        this.#submit(disk.path, piece).then((part) => {
           whole.zero.set(part.zero, first);
           whole.digests.set(part.digests, first * DIGEST_SIZE);
         }),
       );
     }
-    // All must have settled before the disk may be closed, also when one has failed.
-    const settled = await Promise.allSettled(pieces);
-    for (const outcome of settled) if (outcome.status === 'rejected') throw outcome.reason;
-    return whole;
   }
 
   #submit(path: string, piece: Omit<ScanPiece, 'id'>): Promise<ScanResult> {
@@ -183,6 +195,12 @@ class NodeScanPool implements ScanPool {
     thread.jobs.clear();
     this.#dispatch();
   }
+}
+
+/** Bytes from `offset` on, at most `lengthMax`, that are a hole: whole units, or all that is left. */
+function holeAt(disk: Disk, offset: number, lengthMax: number, unitSize: number): number {
+  const hole = disk.seekData(offset) - offset;
+  return hole >= lengthMax ? lengthMax : alignDown(hole, unitSize);
 }
 
 function closedFailure(): Failure {

@@ -124,9 +124,11 @@ export class NodeStream implements ByteStream {
     if (this.#ended || this.#handedOver || this.#socket.destroyed) return false;
     const socket = this.#socket;
     if (chunks.length > 1) socket.cork();
-    for (const [index, chunk] of chunks.entries()) {
+    const last = chunks.length - 1;
+    for (let index = 0; index <= last; index += 1) {
+      const chunk = chunks[index]!;
       this.#bytesWritten += chunk.length;
-      if (sent === undefined || index < chunks.length - 1) socket.write(chunk);
+      if (sent === undefined || index < last) socket.write(chunk);
       // Node calls back without an error when the socket was destroyed meanwhile.
       else socket.write(chunk, (error) => !error && !socket.destroyed && sent());
     }

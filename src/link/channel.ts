@@ -13,7 +13,7 @@ import { assert } from '../base/assert.ts';
 import { Failure, isFailure } from '../base/failure.ts';
 import { MIB } from '../base/units.ts';
 import type { Clock, Timer } from '../io/clock.ts';
-import type { ByteStream } from '../io/network.ts';
+import type { LinkStream } from '../io/network.ts';
 import { encodeFrame, type Frame, FrameDecoder, FrameType } from './frame.ts';
 import { decodeRefused, encodeRefused } from './messages.ts';
 
@@ -41,7 +41,7 @@ export interface ChannelHandlers {
 }
 
 export class Channel {
-  readonly #stream: ByteStream;
+  readonly #stream: LinkStream;
   readonly #clock: Clock;
   readonly #timing: ChannelTiming;
   readonly #decoder = new FrameDecoder();
@@ -59,7 +59,7 @@ export class Channel {
   #timer: Timer | undefined;
   #pongWaiters: (() => void)[] = [];
 
-  constructor(stream: ByteStream, clock: Clock, timing: ChannelTiming = DEFAULT_TIMING) {
+  constructor(stream: LinkStream, clock: Clock, timing: ChannelTiming = DEFAULT_TIMING) {
     this.#stream = stream;
     this.#clock = clock;
     this.#timing = timing;

@@ -61,7 +61,7 @@ export const FrameType = {
 
 export type FrameTypeCode = (typeof FrameType)[keyof typeof FrameType];
 
-/** Flags of WRITE and ZERO: the operation is the last of its epoch (FUA). */
+/** Flags of WRITE and ZERO: the operation is the last of its epoch. */
 export const FRAME_BARRIER = 1;
 /** Flags of WRITE and ZERO: not an operation but the outcome of a comparison; its sequence is the last one given out. */
 export const FRAME_REPAIR = 2;

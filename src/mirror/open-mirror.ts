@@ -3,7 +3,7 @@
 import { parseExportName } from '../base/export-name.ts';
 import { Failure, isFailure, messageOf } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
-import { type ByteStream, formatAddress } from '../io/network.ts';
+import { formatAddress, type LinkStream } from '../io/network.ts';
 import type { World } from '../io/world.ts';
 import { Channel } from '../link/channel.ts';
 import { decodeHello } from '../link/messages.ts';
@@ -53,7 +53,7 @@ export async function openMirror(world: World, log: Log, options: MirrorOptions)
     return created;
   }
 
-  async function welcome(stream: ByteStream): Promise<void> {
+  async function welcome(stream: LinkStream): Promise<void> {
     const channel = new Channel(stream, world.clock, options.timing);
     try {
       if (closing) throw stopping();
@@ -75,7 +75,7 @@ export async function openMirror(world: World, log: Log, options: MirrorOptions)
     }
   }
 
-  function accepted(stream: ByteStream): void {
+  function accepted(stream: LinkStream): void {
     const session = welcome(stream).finally(() => sessions.delete(session));
     sessions.add(session);
   }

@@ -162,7 +162,6 @@ export class Backlog {
    */
   append(
     type: FrameTypeCode,
-    flags: number,
     sequence: number,
     offset: number,
     length: number,
@@ -171,12 +170,12 @@ export class Backlog {
   ): boolean {
     const overflow = this.#overflow;
     if (overflow.rung !== 'window' && !this.#returned(atMs)) {
-      return overflow.append(type, flags, sequence, offset, length, data, atMs);
+      return overflow.append(type, 0, sequence, offset, length, data, atMs);
     }
     if (!this.window.hasRoomFor(data?.length ?? 0)) {
-      return overflow.append(type, flags, sequence, offset, length, data, atMs);
+      return overflow.append(type, 0, sequence, offset, length, data, atMs);
     }
-    this.window.push(type, flags, sequence, offset, length, data, false, atMs);
+    this.window.push(type, 0, sequence, offset, length, data, false, atMs);
     return true;
   }
 

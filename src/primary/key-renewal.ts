@@ -7,7 +7,7 @@
 import { isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import type { Timer } from '../io/clock.ts';
-import type { ByteStream } from '../io/network.ts';
+import type { LinkStream } from '../io/network.ts';
 import type { World } from '../io/world.ts';
 import type { PrimarySession } from './session.ts';
 
@@ -26,9 +26,9 @@ export class KeyRenewal {
   readonly #log: Log;
   readonly #session: PrimarySession;
   readonly #limits: KeyRenewalLimits;
-  readonly #connect: () => Promise<ByteStream>;
+  readonly #connect: () => Promise<LinkStream>;
   readonly #startMs: number;
-  #stream: ByteStream | undefined;
+  #stream: LinkStream | undefined;
   #timer: Timer;
   #stopped = false;
 
@@ -37,7 +37,7 @@ export class KeyRenewal {
     log: Log,
     session: PrimarySession,
     limits: KeyRenewalLimits,
-    connect: () => Promise<ByteStream>,
+    connect: () => Promise<LinkStream>,
   ) {
     this.#world = world;
     this.#log = log;
@@ -49,7 +49,7 @@ export class KeyRenewal {
   }
 
   /** The new connection, when the session was closed for its sake. */
-  get stream(): ByteStream | undefined {
+  get stream(): LinkStream | undefined {
     return this.#stream;
   }
 

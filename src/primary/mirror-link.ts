@@ -9,7 +9,7 @@
 import { Backoff } from '../base/backoff.ts';
 import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
-import { type Address, type ByteStream, formatAddress } from '../io/network.ts';
+import { type Address, formatAddress, type LinkStream } from '../io/network.ts';
 import type { World } from '../io/world.ts';
 import { Channel, type ChannelTiming, DEFAULT_TIMING } from '../link/channel.ts';
 import { NO_POSITIONS, type Positions } from '../link/messages.ts';
@@ -31,6 +31,9 @@ import { type SessionEvent, transition } from './transitions.ts';
 const CONNECT_TIMEOUT_MS = 10_000;
 /** What the mirror says of its room is not the whole truth (quotas, thin pools): after so long it is tried all the same. */
 const STAGING_PATIENCE_MS = 600_000;
+/** How long a stop waits for what was said last to leave. */
+const PARTING_MS_MAX = 100;
+const PARTING_STEP_MS = 2;
 /** A session that lasted so long has shown that both ends can work with each other. */
 const STEADY_MS = 2_000;
 
@@ -139,10 +142,19 @@ export class MirrorLink {
       await Promise.race([settled, this.#world.clock.sleep(drainMs)]);
     }
     this.#stopping = true;
-    this.#channel?.close();
+    const channel = this.#channel;
+    channel?.close();
     this.#wake();
     await this.#running;
+    if (channel !== undefined) await this.#part(channel);
     this.#move('stopped');
+  }
+
+  /** The process may end now: what was said last should have left it. */
+  async #part(channel: Channel): Promise<void> {
+    const { clock } = this.#world;
+    const untilMs = clock.nowMs() + PARTING_MS_MAX;
+    while (channel.queuedSize > 0 && clock.nowMs() < untilMs) await clock.sleep(PARTING_STEP_MS);
   }
 
   verify(onProgress: (progress: RescanProgress) => void): Promise<VerifyReport> {
@@ -184,7 +196,7 @@ export class MirrorLink {
   }
 
   async #run(): Promise<void> {
-    let renewed: ByteStream | undefined;
+    let renewed: LinkStream | undefined;
     while (!this.#stopping) {
       let waitMs: number;
       try {
@@ -202,7 +214,7 @@ export class MirrorLink {
   }
 
   /** One session from connect to end. Resolves with a connection made for the next one, when keys were renewed. */
-  async #serve(renewed: ByteStream | undefined): Promise<ByteStream | undefined> {
+  async #serve(renewed: LinkStream | undefined): Promise<LinkStream | undefined> {
     this.#move('attempt');
     const stream = renewed ?? (await this.#connect());
     if (this.#stopping) {
@@ -256,9 +268,11 @@ export class MirrorLink {
   }
 
   /** A stop does not wait for a host that does not answer; the connection, should it come about, is closed. */
-  #connect(): Promise<ByteStream> {
+  #connect(): Promise<LinkStream> {
     const { address, tls } = this.#settings;
-    const connecting = this.#world.network.connectLink(address, tls, CONNECT_TIMEOUT_MS);
+    // In the other modes clients wait for what is sent: they do better without another change of threads.
+    const threaded = this.#agreement.mode === 'async';
+    const connecting = this.#world.network.connectLink(address, tls, CONNECT_TIMEOUT_MS, threaded);
     return new Promise((resolve, reject) => {
       this.#wake = () => reject(new Failure('shutting-down', 'the primary is stopping'));
       connecting.then((stream) => (this.#stopping ? stream.destroy() : resolve(stream)), reject);

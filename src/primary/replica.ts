@@ -132,7 +132,7 @@ export class Replica {
       return;
     }
     if (this.comparing.willCompare(offset, length)) return;
-    if (!this.backlog.append(type, 0, sequence, offset, length, data, this.#clock.nowMs())) {
+    if (!this.backlog.append(type, sequence, offset, length, data, this.#clock.nowMs())) {
       this.#overrun(offset, length);
       return;
     }
@@ -151,12 +151,8 @@ export class Replica {
       this.#events.appended(true);
       return;
     }
-    if (this.comparing.isOpen) {
-      this.comparing.leftOut(this.#sequence);
-      return;
-    }
     // What follows must not be taken for the same epoch.
-    this.loseOrder();
+    this.#leaveOut();
   }
 
   /** A range may differ in a way that no operation tells: it is compared. */
@@ -369,6 +365,11 @@ export class Replica {
 
   #overrun(offset: number, length: number): void {
     this.marks.mark(offset, length);
+    this.#leaveOut();
+  }
+
+  /** There is no room for what comes now: a pass, the next session, or a rescan makes up for it. */
+  #leaveOut(): void {
     if (this.comparing.isOpen) this.comparing.leftOut(this.#sequence);
     else if (this.comparing.isCompleting) this.comparing.cutShort();
     else this.loseOrder();

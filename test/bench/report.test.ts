@@ -100,7 +100,7 @@ describe('the report', () => {
         node: 'v20.19.0',
         programs: { fio: 'fio-3.33' },
       },
-      parameters: { rounds: 3, diskSize: 2 ** 30, warmUpMs: 100, runMs: 1000 },
+      parameters: { rounds: 3, diskSize: 2 ** 30, trainingMs: 6000, warmUpMs: 100, runMs: 1000 },
       series: [
         {
           name: 'serve',

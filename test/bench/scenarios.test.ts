@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { compareSparse } from '../../bench/scenarios/compare-sparse.ts';
 import { courseOf, sharesOf } from '../../bench/scenarios/course.ts';
 import { fillDisk } from '../../bench/scenarios/fill-disk.ts';
-import { readsOf } from '../../bench/scenarios/process-reads.ts';
+import { ioOf } from '../../bench/scenarios/process-io.ts';
 import { claimLines } from '../../bench/scenarios/scenario.ts';
 import { temporaryFolder } from '../support/temporary-folder.ts';
 
@@ -63,9 +63,9 @@ describe('two sparse files', () => {
 
 describe('what a process has read', () => {
   it('is what the kernel counts', async () => {
-    const before = await readsOf(process.pid);
+    const before = await ioOf(process.pid);
     const { length } = await readFile(import.meta.filename);
-    const after = await readsOf(process.pid);
+    const after = await ioOf(process.pid);
     expect(after.called).toBeGreaterThanOrEqual(before.called + length);
     expect(after.fromMedium).toBeGreaterThanOrEqual(before.fromMedium);
   });

@@ -21,6 +21,19 @@ function folderWithDisk(): { folder: string; disk: string } {
   return { folder, disk };
 }
 
+describe('the thread pool', () => {
+  it('is large enough for many requests that wait for a disk, unless the environment says otherwise', async () => {
+    const threadCount = async (poolSize: string | undefined): Promise<number> => {
+      const { folder, disk } = folderWithDisk();
+      const daemon = await Daemon.start(folder, ['serve', disk, '--listen', '127.0.0.1:0'], {
+        env: { UV_THREADPOOL_SIZE: poolSize },
+      });
+      return readdirSync(`/proc/${daemon.pid}/task`).length;
+    };
+    expect((await threadCount(undefined)) - (await threadCount('2'))).toBe(14);
+  });
+});
+
 describe('the ready line', () => {
   it('names the port that was picked, and clients reach the export there', async () => {
     const { folder, disk } = folderWithDisk();

@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { onTestFinished } from 'vitest';
 import { ID_SIZE, NO_ID } from '../../src/base/bytes.ts';
 import type { Failure } from '../../src/base/failure.ts';
-import type { ByteStream, Listener } from '../../src/io/network.ts';
+import type { LinkStream, Listener } from '../../src/io/network.ts';
 import { nodeNetwork } from '../../src/io/node-network.ts';
 import { DIGEST_SIZE } from '../../src/io/scan-pool.ts';
 import { digestUnitOf, encodeDigestReply } from '../../src/link/digests.ts';
@@ -41,7 +41,7 @@ import type { PresharedKey } from '../../src/secure/tls.ts';
 const WAIT_MS = 20_000;
 
 export class RawPeer {
-  readonly #stream: ByteStream;
+  readonly #stream: LinkStream;
   readonly #decoder = new FrameDecoder();
   /** Arrived and not yet taken by `next`. */
   #frames: Frame[] = [];
@@ -52,7 +52,7 @@ export class RawPeer {
   /** Called for each frame, when set; then nothing is kept for `next`. */
   onFrame: ((frame: Frame) => void) | undefined;
 
-  constructor(stream: ByteStream) {
+  constructor(stream: LinkStream) {
     this.#stream = stream;
     this.#decoder.admitData();
     stream.receive({

@@ -128,6 +128,14 @@ test('a primary without a spool that stops while the mirror is away compares wha
   expect(pair.link.lastRescan!.scopeSize).toBeLessThanOrEqual(8 * MIB);
 });
 
+/** The primary stops, and what it had written down of itself is as it was before. */
+async function dies(pair: Pair): Promise<void> {
+  cpSync(`${pair.diskPath}.twin`, `${pair.folder}/as-the-power-went`, { recursive: true });
+  await pair.stopPrimary(0);
+  rmSync(`${pair.diskPath}.twin`, { recursive: true });
+  cpSync(`${pair.folder}/as-the-power-went`, `${pair.diskPath}.twin`, { recursive: true });
+}
+
 test('a primary that dies compares what is marked at its next start, and no more', async () => {
   const pair = await Pair.inStep({ size: 64 * MIB, primary: { dirtyActive: 4 } });
   await pair.untilInStep();
@@ -135,10 +143,7 @@ test('a primary that dies compares what is marked at its next start, and no more
   await pair.untilInStep();
   await pair.until('few marks', () => pair.link.map.set <= 6);
   await pair.write(50 * MIB, randomBytes(300_000));
-  cpSync(`${pair.diskPath}.twin`, `${pair.folder}/as-the-power-went`, { recursive: true });
-  await pair.stopPrimary(0);
-  rmSync(`${pair.diskPath}.twin`, { recursive: true });
-  cpSync(`${pair.folder}/as-the-power-went`, `${pair.diskPath}.twin`, { recursive: true });
+  await dies(pair);
   await pair.startPrimary();
   await pair.untilInStep();
   pair.expectIdentical();
@@ -153,10 +158,7 @@ test('a seeding leaves nothing marked that no client wrote, nor does a rescan', 
   await pair.untilInStep();
   expect(pair.link.map.set).toBe(3);
   // Dies, and compares those; none of them is written again.
-  cpSync(`${pair.diskPath}.twin`, `${pair.folder}/as-the-power-went`, { recursive: true });
-  await pair.stopPrimary(0);
-  rmSync(`${pair.diskPath}.twin`, { recursive: true });
-  cpSync(`${pair.folder}/as-the-power-went`, `${pair.diskPath}.twin`, { recursive: true });
+  await dies(pair);
   await pair.startPrimary();
   await pair.untilInStep();
   expect(pair.link.lastRescan).toMatchObject({ scope: 'marked', scopeSize: 3 * MIB });

@@ -1,7 +1,7 @@
 /** System calls that a test can make fail, fall short, wait or count. */
 import { type NodeCalls, nodeCalls } from '../../../src/io/node-calls.ts';
 
-type CallName = Exclude<keyof NodeCalls, 'nowMs'>;
+type CallName = Exclude<keyof NodeCalls, 'nowMs' | 'waits'>;
 
 export interface FaultCalls extends NodeCalls {
   /** How often each call was made. */
@@ -10,7 +10,7 @@ export interface FaultCalls extends NodeCalls {
 
 /** The real calls, counted, with some replaced. Time stands still, so that no call counts as slow by accident. */
 export function faultCalls(replaced: Partial<NodeCalls> = {}): FaultCalls {
-  const base: NodeCalls = { ...nodeCalls, nowMs: () => 0, ...replaced };
+  const base: NodeCalls = { ...nodeCalls, nowMs: () => 0, waits: () => 0, ...replaced };
   const counts: Record<CallName, number> = {
     read: 0,
     readCachedNow: 0,
@@ -33,7 +33,7 @@ export function faultCalls(replaced: Partial<NodeCalls> = {}): FaultCalls {
       },
     ]),
   ) as unknown as NodeCalls;
-  return { ...counted, nowMs: base.nowMs, counts };
+  return { ...counted, nowMs: base.nowMs, waits: base.waits, counts };
 }
 
 /** What the system throws. */

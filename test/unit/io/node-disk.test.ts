@@ -115,29 +115,85 @@ describe('reading and writing', () => {
     await disk.close();
   });
 
-  it('sends writes to the thread pool for a while after one that took over a millisecond', async () => {
-    let nowMs = 0;
-    let writeMs = 0.5;
-    const calls = faultCalls({
-      nowMs: () => nowMs,
-      writeNow: (descriptor, data, offset) => {
-        nowMs += writeMs;
-        return nodeCalls.writeNow(descriptor, data, offset);
-      },
-    });
-    const disk = await newDisk(MIB, calls);
+  describe('whose writes become slow', () => {
     const data = Buffer.alloc(10, 1);
-    await disk.write(data, 0);
-    writeMs = 5;
-    await disk.write(data, 0);
-    expect(calls.counts).toMatchObject({ writeNow: 2, write: 0 });
-    await disk.write(data, 0);
-    expect(calls.counts).toMatchObject({ writeNow: 2, write: 1 });
-    nowMs += 1000;
-    writeMs = 0.5;
-    await disk.write(data, 0);
-    expect(calls.counts).toMatchObject({ writeNow: 3, write: 1 });
-    await disk.close();
+
+    /** A disk on which each inline write takes `write.ms`, and waits, or is only kept from its CPU. */
+    async function slowingDisk() {
+      let nowMs = 0;
+      let waits = 7;
+      const write = { ms: 0.5, waits: false };
+      const calls = faultCalls({
+        nowMs: () => nowMs,
+        waits: () => waits,
+        writeNow: (descriptor, bytes, offset) => {
+          nowMs += write.ms;
+          if (write.waits) waits += 1;
+          return nodeCalls.writeNow(descriptor, bytes, offset);
+        },
+      });
+      const disk = await newDisk(MIB, calls);
+      const pass = (ms: number): void => {
+        nowMs += ms;
+        // In between the thread waits for its clients.
+        waits += 1;
+      };
+      return { disk, calls, write, pass };
+    }
+
+    it('sends them to the thread pool for a while once one has waited over a millisecond after another slow one', async () => {
+      const { disk, calls, write, pass } = await slowingDisk();
+      await disk.write(data, 0);
+      Object.assign(write, { ms: 5, waits: true });
+      await disk.write(data, 0);
+      await disk.write(data, 0);
+      expect(calls.counts).toMatchObject({ writeNow: 3, write: 0 });
+      await disk.write(data, 0);
+      expect(calls.counts).toMatchObject({ writeNow: 3, write: 1 });
+      pass(21);
+      await disk.write(data, 0);
+      expect(calls.counts).toMatchObject({ writeNow: 4, write: 1 });
+      // Twice as long this time.
+      pass(21);
+      await disk.write(data, 0);
+      expect(calls.counts).toMatchObject({ writeNow: 4, write: 2 });
+      pass(20);
+      Object.assign(write, { ms: 0.5, waits: false });
+      await disk.write(data, 0);
+      expect(calls.counts).toMatchObject({ writeNow: 5, write: 2 });
+      await disk.close();
+    });
+
+    it('sends them to the thread pool also when they are seldom', async () => {
+      const { disk, calls, write, pass } = await slowingDisk();
+      Object.assign(write, { ms: 15, waits: true });
+      for (let count = 0; count < 40; count += 1) {
+        await disk.write(data, 0);
+        pass(25);
+      }
+      expect(calls.counts.writeNow).toBeLessThan(10);
+      await disk.close();
+    });
+
+    it('keeps them on the event loop when it only was not given the CPU', async () => {
+      const { disk, calls, write, pass } = await slowingDisk();
+      write.ms = 5;
+      for (let count = 0; count < 10; count += 1) {
+        await disk.write(data, 0);
+        pass(1);
+      }
+      expect(calls.counts).toMatchObject({ writeNow: 10, write: 0 });
+      await disk.close();
+    });
+
+    it('sends them to the thread pool after one that took as long as only a disk can', async () => {
+      const { disk, calls, write } = await slowingDisk();
+      write.ms = 21;
+      await disk.write(data, 0);
+      await disk.write(data, 0);
+      expect(calls.counts).toMatchObject({ writeNow: 1, write: 1 });
+      await disk.close();
+    });
   });
 
   it.each([

@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import net from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import tls from 'node:tls';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { isFailure } from '../../../src/base/failure.ts';
 import { MIB } from '../../../src/base/units.ts';
-import type { Address, ByteStream, Listener } from '../../../src/io/network.ts';
+import type { Address, LinkStream, Listener } from '../../../src/io/network.ts';
 import { type LinkLimits, listenLink } from '../../../src/io/node-link.ts';
 import { nodeNetwork as network } from '../../../src/io/node-network.ts';
 import { linkClientOptions, linkProofFault } from '../../../src/secure/link-tls.ts';
@@ -25,21 +26,18 @@ interface Refusal {
 interface Mirror {
   readonly listener: Listener;
   readonly port: number;
-  readonly streams: Queue<ByteStream>;
+  readonly streams: Queue<LinkStream>;
   readonly refusals: Queue<Refusal>;
 }
 
 async function startMirror(keys: readonly PresharedKey[], limits?: LinkLimits): Promise<Mirror> {
-  const streams = new Queue<ByteStream>();
+  const streams = new Queue<LinkStream>();
   const refusals = new Queue<Refusal>();
   const onRefused = (peerName: string, reason: Error): void => refusals.push({ peerName, reason });
   const listener = await listenLink(LOOPBACK, { keys }, streams.push, onRefused, limits);
   closing(listener);
   return { listener, port: portOf(listener), streams, refusals };
 }
-
-const connect = (mirror: { listener: Listener }, key: PresharedKey): Promise<ByteStream> =>
-  network.connectLink(mirror.listener.address, { keys: [key] }, CONNECT_MS);
 
 /** A raw TLS client that takes any certificate, and what became of it. */
 function rawClient(
@@ -83,7 +81,24 @@ async function echo(mirror: Mirror): Promise<void> {
   }
 }
 
-describe('the link', () => {
+/** Where the client's end of the link runs. */
+const PLACES = [
+  { place: 'the event loop', threaded: false },
+  { place: 'a thread of its own', threaded: true },
+];
+
+type ConnectLink = (address: Address, key: PresharedKey, timeoutMs?: number) => Promise<LinkStream>;
+
+const linkConnector =
+  (threaded: boolean): ConnectLink =>
+  (address, key, timeoutMs = CONNECT_MS) =>
+    network.connectLink(address, { keys: [key] }, timeoutMs, threaded);
+
+describe.each(PLACES)('the link, connected on $place', ({ threaded }) => {
+  const connectLink = linkConnector(threaded);
+  const connect = (mirror: { listener: Listener }, key: PresharedKey): Promise<LinkStream> =>
+    connectLink(mirror.listener.address, key);
+
   it('opens for the right key, and both ends know the identity', async () => {
     const mirror = await startMirror([OTHER, KEY]);
     const client = collect(await connect(mirror, KEY));
@@ -100,6 +115,25 @@ describe('the link', () => {
     server.stream.end();
     expect((await client.received(3)).toString()).toBe('bye');
     expect([await client.closed, await server.closed]).toEqual([undefined, undefined]);
+  });
+
+  it('reads no more from a peer than is taken, and all of it in the end', async () => {
+    const mirror = await startMirror([KEY]);
+    const client = collect(await connect(mirror, KEY));
+    const server = collect(await mirror.streams.next());
+    client.stream.pause();
+    const data = randomBytes(64 * MIB);
+    server.stream.write([data]);
+    let queuedSize = 0;
+    // What the kernel and a bounded buffer of ours do not take stays with the peer.
+    while (queuedSize !== server.stream.queuedSize) {
+      queuedSize = server.stream.queuedSize;
+      await sleep(200);
+    }
+    expect(queuedSize).toBeGreaterThan(data.length / 2);
+    expect(client.data()).toHaveLength(0);
+    client.stream.resume();
+    expect((await client.received(data.length)).equals(data)).toBe(true);
   });
 
   it('speaks TLS 1.3 with the named suite and a fresh X25519 exchange', async () => {
@@ -217,7 +251,9 @@ describe('the link', () => {
   });
 });
 
-describe('connecting the link', () => {
+describe.each(PLACES)('connecting the link on $place', ({ threaded }) => {
+  const connectLink = linkConnector(threaded);
+
   it.each([
     ['an NBD server', (socket: net.Socket) => void socket.write('NBDMAGICIHAVEOPT\0\u0003', 'latin1'), 'peer-foreign'],
     [
@@ -230,18 +266,18 @@ describe('connecting the link', () => {
     ['a peer that hangs up', (socket: net.Socket) => void socket.destroy(), 'tls-failed'],
   ])('tells %s from a mirror', async (_name, onSocket, code) => {
     const address = await foreignServer(onSocket);
-    await expect(network.connectLink(address, { keys: [KEY] }, CONNECT_MS)).rejects.toMatchObject({ code });
+    await expect(connectLink(address, KEY)).rejects.toMatchObject({ code });
   });
 
   it('gives up on a peer that keeps silent', async () => {
     const address = await foreignServer(() => {});
-    await expect(network.connectLink(address, { keys: [KEY] }, 100)).rejects.toMatchObject({ code: 'peer-timeout' });
+    await expect(connectLink(address, KEY, 100)).rejects.toMatchObject({ code: 'peer-timeout' });
   });
 
   it('tells when nobody listens', async () => {
     const listener = await network.listen(LOOPBACK, () => {});
     await listener.close();
-    await expect(network.connectLink(listener.address, { keys: [KEY] }, CONNECT_MS)).rejects.toMatchObject({
+    await expect(connectLink(listener.address, KEY)).rejects.toMatchObject({
       code: 'peer-unreachable',
     });
   });
@@ -285,9 +321,9 @@ needPrograms(
     });
   }
 
-  it('is refused', async () => {
+  it.each(PLACES)('is refused on $place', async ({ threaded }) => {
     const impostor = await startImpostor();
-    await expect(network.connectLink(impostor.address, { keys: [KEY] }, CONNECT_MS)).rejects.toMatchObject({
+    await expect(linkConnector(threaded)(impostor.address, KEY)).rejects.toMatchObject({
       code: 'peer-foreign',
     });
     expect(impostor.heard()).toBe(0);

@@ -4,6 +4,7 @@ import fs from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, it, onTestFinished } from 'vitest';
+import { Failure } from '../../../src/base/failure.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
 import { digestOf } from '../../../src/io/digest.ts';
 import type { Disk } from '../../../src/io/disk.ts';
@@ -162,7 +163,7 @@ describe('threads of a scan', () => {
     const folder = temporaryFolder();
     const descriptor = fs.openSync(folder, 'r');
     onTestFinished(() => fs.closeSync(descriptor));
-    const disk = { path: folder, size: MIB, descriptor } as Disk;
+    const disk = { path: folder, size: MIB, descriptor, seekData: (offset: number) => offset } as Disk;
     await expect(newPool().scan(disk, whole(disk))).rejects.toMatchObject({ code: 'io-error' });
   });
 
@@ -186,6 +187,29 @@ describe('threads of a scan', () => {
       message: expect.stringContaining('scan thread') as unknown,
     });
     expect((await pool.scan(disk, whole(disk))).zero).toHaveLength(16);
+  });
+
+  it('are not asked about holes', async () => {
+    const disk = await newDisk(64 * 1024 * MIB);
+    const script = join(temporaryFolder(), 'worker.mjs');
+    fs.writeFileSync(script, 'process.exit(3);');
+    const pool = newPool({ threads: 1, workerUrl: pathToFileURL(script) });
+    const { zero } = await pool.scan(disk, { offset: 0, length: disk.size, unitSize: MIB, key: KEY });
+    expect(zero.every((flag) => flag === 1)).toBe(true);
+  });
+
+  it('have done with what they hold when a disk cannot tell its holes any more', async () => {
+    const disk = await newDisk(64 * MIB);
+    await disk.write(randomBytes(64 * MIB), 0);
+    let calls = 0;
+    disk.seekData = (offset) => {
+      calls += 1;
+      if (calls > 4) throw new Failure('io-error', 'no holes');
+      return offset;
+    };
+    await expect(newPool().scan(disk, whole(disk))).rejects.toMatchObject({ code: 'io-error', message: 'no holes' });
+    // Nothing holds it open.
+    await disk.close();
   });
 
   it('do not keep an idle process alive', async () => {

@@ -1,11 +1,11 @@
 /** Streams for tests: collected instead of handled. */
 import net from 'node:net';
 import { onTestFinished } from 'vitest';
-import type { Address, ByteStream, Listener } from '../../../src/io/network.ts';
+import type { Address, ByteStream, LinkStream, Listener } from '../../../src/io/network.ts';
 
 /** Everything that a stream told, and promises of its milestones. */
-export interface Collected {
-  readonly stream: ByteStream;
+export interface Collected<Stream extends LinkStream = ByteStream> {
+  readonly stream: Stream;
   readonly events: string[];
   readonly data: () => Buffer;
   /** Resolves when at least that many bytes have arrived, or the stream is gone. */
@@ -16,7 +16,7 @@ export interface Collected {
 }
 
 /** Receives a stream, and destroys it after the test. */
-export function collect(stream: ByteStream): Collected {
+export function collect<Stream extends LinkStream>(stream: Stream): Collected<Stream> {
   const events: string[] = [];
   const chunks: Buffer[] = [];
   let waiters: (() => void)[] = [];

@@ -93,12 +93,13 @@ export class BacklogModel {
     this.#local.fill(value, zone * ZONE_SIZE + from, zone * ZONE_SIZE + from + length);
     this.#history.push(this.#local.slice());
     this.#operations.push({ zone, from, length, value });
-    if (fua) this.#barriers.add(this.sequence);
     const data = value === 0 ? undefined : new Uint8Array(length).fill(value);
     const type = value === 0 ? FrameType.ZERO : FrameType.WRITE;
-    const flags = fua ? FRAME_BARRIER : 0;
     const nowMs = this.clock.nowMs();
-    if (this.backlog.append(type, flags, this.sequence, zone * MIB + from, length, data, nowMs)) return;
+    if (this.backlog.append(type, this.sequence, zone * MIB + from, length, data, nowMs)) {
+      if (fua) this.barrier();
+      return;
+    }
     this.seen.refused += 1;
     this.giveUp();
   }

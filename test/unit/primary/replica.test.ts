@@ -369,6 +369,32 @@ describe('a replica in a session', () => {
       expect(markedRegions(replica)).toEqual(expect.arrayContaining([2, 3]));
     });
 
+    it('leaves out all that follows a barrier that finds no room', async () => {
+      const { replica, write, sent, told, world } = await parts(1, { spoolSize: 32 * MIB });
+      replica.beginCompare('marks', 0, 0, 0, STAGED);
+      replica.beginPass();
+      replica.comparing.endPass();
+      replica.marks.endPass();
+      replica.comparing.complete();
+      world.files.hook = (_operation, path) => {
+        if (path.startsWith('/state/spool/')) throw new Failure('io-error', 'injected');
+      };
+      write(0, 1);
+      // Enough that it is written to the disk.
+      for (let count = 0; count < 8; count += 1) write(MIB, MIB, false, new Uint8Array(MIB));
+      await turns(10);
+      expect([replica.comparing.isCutShort, replica.keeping]).toEqual([false, true]);
+      replica.barrier();
+      const { lastSequence } = replica.window;
+      write(2 * MIB, 1);
+      expect([replica.comparing.isCutShort, replica.keeping, replica.window.lastSequence]).toEqual([
+        true,
+        true,
+        lastSequence,
+      ]);
+      expect([told.includes('overran'), markedRegions(replica), sent().length > 0]).toEqual([false, [2], true]);
+    });
+
     it('compares only what came after the completion, once that is done', async () => {
       const { replica, told, sequence } = await cutShort();
       replica.committed(sequence, 1);
