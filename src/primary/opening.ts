@@ -107,6 +107,9 @@ async function begin(parts: OpeningParts, welcome: Welcome): Promise<Begun> {
   // Before anything that a clean stop has handed on is used up: it must not vouch for it again.
   await ledger.start();
   decide(own, welcome, replica);
+  // Made to follow all the same, by --rescan. Telling raises our version, perhaps to the one that it has seen: were we to die
+  // before everything is marked, the next start would take this map for the one that the mirror knows.
+  if (welcome.mapVersion > replica.regions.versionTold) await markEverything(replica, welcome);
   // Only now, when the mirror is not to be refused. What it is told from here on is durably known to be told.
   await replica.regions.beginTelling();
   const decision = decide(own, welcome, replica);
@@ -152,12 +155,7 @@ async function beginComparison(
   const decision = decide(own, welcome, replica);
   if (decision.kind === 'resume-staged') return { after: replica.resumeStaged(decision.after), resumed: true };
   const scope = decision.kind === 'compare' ? decision.scope : 'marks';
-  if (scope === 'everything') {
-    // In memory first, so that nothing is taken for clean meanwhile. The map is about this replica from now on, and
-    // newer than any that the mirror has seen.
-    replica.marks.markAll();
-    await replica.regions.begin(welcome.replicaId, welcome.mapVersion);
-  }
+  if (scope === 'everything') await markEverything(replica, welcome);
   // A mirror that is ahead, which --rescan makes follow all the same, is at no place of ours.
   const ahead = welcome.resumeAfter > replica.sequence;
   const inOwnOrder = !ahead && (welcome.run.equals(own.run) || welcome.run.equals(own.parentRun));
@@ -169,6 +167,13 @@ async function beginComparison(
     seeding ? undefined : random.bytes(ID_SIZE),
   );
   return { after, resumed: false };
+}
+
+/** On return the map is durably about this replica, all of it marked, and newer than any that the mirror has seen. */
+async function markEverything(replica: Replica, welcome: Welcome): Promise<void> {
+  // In memory first, so that nothing is taken for clean meanwhile.
+  replica.marks.markAll();
+  await replica.regions.begin(welcome.replicaId, welcome.mapVersion);
 }
 
 function send(parts: OpeningParts, kind: BeginKindCode, sequence: number): void {

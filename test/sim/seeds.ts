@@ -38,4 +38,9 @@ export const KNOWN_SEEDS: readonly KnownSeed[] = [
     steps: 15_000,
     note: 'the judge held the mirror to promises of `sync` that a failed sync of its own disk had taken back',
   },
+  {
+    seed: 47816400,
+    steps: 15_000,
+    note: 'an older copy of a primary, let through by --rescan, told versions up to the one that the mirror had seen, and died unmarked',
+  },
 ];
