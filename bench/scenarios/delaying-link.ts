@@ -7,8 +7,9 @@
  * Nothing comes out early. Timers of Node are up to a millisecond late, twice for a round trip; so the last stretch of
  * the delay is slept through in naps, which hold up the event loop for a tenth of a millisecond each.
  */
-import { once } from 'node:events';
-import net from 'node:net';
+import type net from 'node:net';
+import { Fifo } from '../../dist/base/fifo.js';
+import { TcpProxy } from './tcp-proxy.ts';
 
 /** 64 MiB at a round trip of 20 ms are 6.7 GB/s: more than one machine sends itself. */
 const IN_FLIGHT_MAX = 64 * 2 ** 20;
@@ -25,57 +26,13 @@ export interface DelayingLinkOptions {
   readonly inFlightMax?: number;
 }
 
-export class DelayingLink {
-  readonly #server: net.Server;
-  readonly #targetPort: number;
-  readonly #options: Required<DelayingLinkOptions>;
-  readonly #sockets = new Set<net.Socket>();
-
-  private constructor(server: net.Server, targetPort: number, options: DelayingLinkOptions) {
-    this.#server = server;
-    this.#targetPort = targetPort;
-    this.#options = { inFlightMax: IN_FLIGHT_MAX, ...options };
-  }
-
-  /** Listens on a free port of 127.0.0.1. */
-  static async open(targetPort: number, options: DelayingLinkOptions): Promise<DelayingLink> {
-    const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true });
-    const link = new DelayingLink(server, targetPort, options);
-    server.on('connection', (client) => link.#accept(client));
-    server.listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    return link;
-  }
-
-  get port(): number {
-    return (this.#server.address() as net.AddressInfo).port;
-  }
-
-  /** Drops every connection and listens no more. */
-  async close(): Promise<void> {
-    this.#server.close();
-    for (const socket of this.#sockets) socket.destroy();
-    await once(this.#server, 'close');
-  }
-
-  #accept(client: net.Socket): void {
-    const target = net.connect({ port: this.#targetPort, host: '127.0.0.1', allowHalfOpen: true });
-    const end = (): void => {
-      client.destroy();
-      target.destroy();
-    };
-    for (const socket of [client, target]) {
-      this.#sockets.add(socket);
-      socket.setNoDelay(true);
-      socket.once('error', end).once('close', () => {
-        this.#sockets.delete(socket);
-        // One that is through in both directions closes by itself, while its last bytes are still on their way.
-        if (!socket.readableEnded) end();
-      });
-    }
-    new Direction(client, target, this.#options);
-    new Direction(target, client, this.#options);
-  }
+/** Listens on a free port of 127.0.0.1. */
+export function openDelayingLink(targetPort: number, options: DelayingLinkOptions): Promise<TcpProxy> {
+  const whole = { inFlightMax: IN_FLIGHT_MAX, ...options };
+  return TcpProxy.open(targetPort, (client, target) => {
+    new Direction(client, target, whole);
+    new Direction(target, client, whole);
+  });
 }
 
 interface Parcel {
@@ -90,9 +47,8 @@ class Direction {
   readonly #to: net.Socket;
   readonly #delayMs: number;
   readonly #inFlightMax: number;
-  /** On their way, the oldest at `#first`; what was before it is gone. */
-  #parcels: Parcel[] = [];
-  #first = 0;
+  /** On their way. */
+  readonly #parcels = new Fifo<Parcel>();
   #inFlight = 0;
   /** A timer or the other socket will call. */
   #waiting = false;
@@ -116,8 +72,8 @@ class Direction {
   /** Hands over what is due, and sees to it that it is called again for what is not. */
   #deliver(): void {
     this.#waiting = false;
-    while (this.#first < this.#parcels.length && !this.#to.destroyed) {
-      const { dueMs, chunk } = this.#parcels[this.#first]!;
+    while (this.#parcels.first !== undefined && !this.#to.destroyed) {
+      const { dueMs, chunk } = this.#parcels.first;
       const earlyMs = dueMs - performance.now();
       if (earlyMs > 0) {
         this.#wait((resume) => {
@@ -129,7 +85,7 @@ class Direction {
         });
         break;
       }
-      this.#first += 1;
+      this.#parcels.shift();
       if (chunk === undefined) {
         this.#to.end();
         break;
@@ -139,10 +95,6 @@ class Direction {
         this.#wait((resume) => this.#to.once('drain', resume));
         break;
       }
-    }
-    if (this.#first * 2 > this.#parcels.length) {
-      this.#parcels = this.#parcels.slice(this.#first);
-      this.#first = 0;
     }
     if (this.#inFlight < this.#inFlightMax && this.#from.isPaused()) this.#from.resume();
   }

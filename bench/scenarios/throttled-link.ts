@@ -5,8 +5,8 @@
  * it as it would on a slow wire, by a socket that takes no more. What the proxy itself holds is bounded by the buffers of
  * the sockets. An end of a direction is passed on; an error of either side ends both.
  */
-import { once } from 'node:events';
-import net from 'node:net';
+import type net from 'node:net';
+import { TcpProxy } from './tcp-proxy.ts';
 import { TokenBucket } from './token-bucket.ts';
 
 /** Tokens that gather while nothing is sent, as milliseconds of the rate. */
@@ -29,32 +29,29 @@ class Direction {
 }
 
 export class ThrottledLink {
-  readonly #server: net.Server;
-  readonly #targetPort: number;
+  readonly #proxy: TcpProxy;
   readonly #toTarget: Direction;
   readonly #toClient: Direction;
-  readonly #sockets = new Set<net.Socket>();
-  #connections = 0;
 
-  private constructor(server: net.Server, targetPort: number, rate: number) {
-    this.#server = server;
-    this.#targetPort = targetPort;
-    this.#toTarget = new Direction(rate);
-    this.#toClient = new Direction(rate);
+  private constructor(proxy: TcpProxy, toTarget: Direction, toClient: Direction) {
+    this.#proxy = proxy;
+    this.#toTarget = toTarget;
+    this.#toClient = toClient;
   }
 
   /** Listens on a free port of 127.0.0.1; `rate` in bytes per second, for each direction. */
   static async open(targetPort: number, rate: number): Promise<ThrottledLink> {
-    const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true });
-    const link = new ThrottledLink(server, targetPort, rate);
-    server.on('connection', (client) => link.#accept(client));
-    server.listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    return link;
+    const toTarget = new Direction(rate);
+    const toClient = new Direction(rate);
+    const proxy = await TcpProxy.open(targetPort, (client, target) => {
+      carry(client, target, toTarget);
+      carry(target, client, toClient);
+    });
+    return new ThrottledLink(proxy, toTarget, toClient);
   }
 
   get port(): number {
-    return (this.#server.address() as net.AddressInfo).port;
+    return this.#proxy.port;
   }
 
   /** Bytes from the side that connects, and back. */
@@ -69,33 +66,12 @@ export class ThrottledLink {
 
   /** Connections so far. */
   get connections(): number {
-    return this.#connections;
+    return this.#proxy.connections;
   }
 
   /** Drops every connection and listens no more. */
-  async close(): Promise<void> {
-    this.#server.close();
-    for (const socket of this.#sockets) socket.destroy();
-    await once(this.#server, 'close');
-  }
-
-  #accept(client: net.Socket): void {
-    this.#connections += 1;
-    const target = net.connect({ port: this.#targetPort, host: '127.0.0.1', allowHalfOpen: true });
-    const end = (): void => {
-      client.destroy();
-      target.destroy();
-    };
-    for (const socket of [client, target]) {
-      this.#sockets.add(socket);
-      socket.setNoDelay(true);
-      socket.once('error', end).once('close', () => {
-        this.#sockets.delete(socket);
-        end();
-      });
-    }
-    carry(client, target, this.#toTarget);
-    carry(target, client, this.#toClient);
+  close(): Promise<void> {
+    return this.#proxy.close();
   }
 }
 

@@ -4,7 +4,7 @@
 const COMPACT_COUNT = 1024;
 
 export class Fifo<Value> {
-  #values: Value[] = [];
+  readonly #values: Value[] = [];
   #first = 0;
 
   get length(): number {
@@ -38,7 +38,7 @@ export class Fifo<Value> {
   }
 
   clear(): void {
-    this.#values = [];
+    this.#values.length = 0;
     this.#first = 0;
   }
 }

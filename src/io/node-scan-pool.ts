@@ -2,8 +2,9 @@
  * Scans in worker threads that share the disk's descriptor.
  *
  * A range is cut into pieces of at most SCAN_STEP_SIZE; threads take pieces from one queue, two each so that none waits for
- * the event loop between them. Long holes are found here, by one call each: no thread needs to be asked. Threads start with the first scan, keep the process alive only while they have work, and one
- * that dies fails the pieces it held and is replaced by the next that is needed.
+ * the event loop between them. Long holes are found here, by one call each: no thread needs to be asked. Threads start with
+ * the first scan, keep the process alive only while they have work, and one that dies fails the pieces it held and is
+ * replaced by the next that is needed.
  *
  * Invariant: while a piece is with a thread, the disk is held open: a descriptor that is closed and given to another
  * file would be digested in its place.

@@ -2,7 +2,7 @@
  * The client of the link, in a thread of its own: what encrypts what a primary sends must not keep its clients waiting.
  *
  * There is one thread for all streams of the process, started with the first. It keeps the process alive only while there are
- * streams. When it dies, its streams are lost, and the next connection starts another. Rings are used again: the collector
+ * streams. When it dies or hangs, its streams are lost, and the next connection starts another. Rings are used again: the collector
  * does not see how large they are.
  */
 import { Worker } from 'node:worker_threads';
@@ -18,12 +18,15 @@ import { workerUrl } from './worker-url.ts';
 
 /** A session, and the one that is to follow it. */
 const RINGS_MAX = 2;
+/** Beyond the time that a connection may take, how long the thread may take to say what came of it. */
+const ANSWER_MS = 2000;
 /** Of the stack of a bug, as much as fits into a message. */
 const STACK_LINES = 4;
 
 interface Connecting {
   readonly resolve: (stream: LinkStream) => void;
   readonly reject: (failure: Failure) => void;
+  readonly timer: NodeJS.Timeout;
 }
 
 export class LinkThread {
@@ -58,7 +61,19 @@ export class LinkThread {
     // A key may be a view of memory that holds other things.
     const own = { identity: key.identity, key: new Uint8Array(key.key) };
     this.#worker.postMessage({ type: 'connect', id, address, key: own, timeoutMs, ring });
-    return new Promise((resolve, reject) => this.#connecting.set(id, { resolve, reject }));
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => this.#stuck(id), timeoutMs + ANSWER_MS);
+      this.#connecting.set(id, { resolve, reject, timer });
+    });
+  }
+
+  /** The thread keeps its own time. It has hung, unless it was us: then its answer is there, and comes now. */
+  #stuck(id: number): void {
+    setImmediate(() => {
+      if (!this.#connecting.has(id)) return;
+      void this.#worker.terminate();
+      this.#lost('it hung');
+    });
   }
 
   #take(message: FromThread): void {
@@ -81,6 +96,7 @@ export class LinkThread {
     const connecting = this.#connecting.get(id);
     assert(connecting !== undefined, 'a connection is made once');
     this.#connecting.delete(id);
+    clearTimeout(connecting.timer);
     return connecting;
   }
 
@@ -100,7 +116,10 @@ export class LinkThread {
     this.#isLost = true;
     this.#died();
     const failure: ToldFailure = { code: 'connection-lost', message: `the thread of the link ended: ${detail}` };
-    for (const { reject } of this.#connecting.values()) reject(failureOf(failure));
+    for (const { reject, timer } of this.#connecting.values()) {
+      clearTimeout(timer);
+      reject(failureOf(failure));
+    }
     for (const [id, stream] of this.#streams)
       if (!this.#connecting.has(id)) stream.take({ type: 'closed', id, failure });
     this.#connecting.clear();

@@ -8,6 +8,7 @@
  * - The first failure ends the applier: nothing after it is applied, and `failed` is called once.
  */
 import { Failure } from '../base/failure.ts';
+import { Fifo } from '../base/fifo.ts';
 import { FRAME_BARRIER, FRAME_COMPLETE, FRAME_REPAIR, type Frame, FrameType } from '../link/frame.ts';
 import { decodeStage } from '../link/messages.ts';
 import type { MirrorImage } from './image.ts';
@@ -28,8 +29,7 @@ export interface ApplierEvents {
 export class Applier {
   readonly #image: MirrorImage;
   readonly #events: ApplierEvents;
-  #waiting: Frame[] = [];
-  #next = 0;
+  readonly #waiting = new Fifo<Frame>();
   #busy = false;
   #backlogSize = 0;
   #stopped = false;
@@ -53,7 +53,7 @@ export class Applier {
 
   /** Nothing waits and nothing is under way. */
   get idle(): boolean {
-    return !this.#busy && this.#next === this.#waiting.length;
+    return !this.#busy && this.#waiting.length === 0;
   }
 
   /** Takes the next frame of the stream. */
@@ -87,8 +87,9 @@ export class Applier {
   }
 
   #run(): void {
-    while (this.#next < this.#waiting.length) {
-      const frame = this.#waiting[this.#next]!;
+    for (;;) {
+      const frame = this.#waiting.first;
+      if (frame === undefined) break;
       let pending: void | Promise<void>;
       try {
         pending = this.#apply(frame);
@@ -110,8 +111,6 @@ export class Applier {
       }
       this.#done(frame);
     }
-    this.#waiting = [];
-    this.#next = 0;
     this.#wakeIfIdle();
   }
 
@@ -133,17 +132,13 @@ export class Applier {
   }
 
   #done(frame: Frame): void {
-    this.#next += 1;
+    this.#waiting.shift();
     this.#doneCount += 1;
     while (this.#doneWaiters[0] !== undefined && this.#doneWaiters[0].count <= this.#doneCount) {
       this.#doneWaiters.shift()!.wake();
     }
     const size = frame.payload.length + FRAME_COST_SIZE;
     this.#backlogSize -= size;
-    if (this.#next >= COMPACT_COUNT) {
-      this.#waiting.splice(0, this.#next);
-      this.#next = 0;
-    }
     this.#events.progressed(false, size);
   }
 
@@ -249,8 +244,7 @@ export class Applier {
     const reason = asMirrorFailure(error);
     if (this.#stopped) return;
     this.#stopped = true;
-    this.#waiting = [];
-    this.#next = 0;
+    this.#waiting.clear();
     this.#backlogSize = 0;
     for (const { wake } of this.#doneWaiters.splice(0)) wake();
     this.#events.failed(reason);
@@ -260,9 +254,6 @@ export class Applier {
 
 /** What a waiting frame costs besides its payload, in bytes: zeroes and barriers have none, and must be bounded too. */
 const FRAME_COST_SIZE = 128;
-
-/** Applied frames are dropped from the head of the queue in lots of this many. */
-const COMPACT_COUNT = 1024;
 
 const WITH_PAYLOAD: ReadonlySet<number> = new Set([FrameType.WRITE, FrameType.PASS, FrameType.CHECK, FrameType.STAGE]);
 

@@ -1,40 +1,27 @@
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import net from 'node:net';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { DelayingLink, type DelayingLinkOptions } from '../../bench/scenarios/delaying-link.ts';
+import { type DelayingLinkOptions, openDelayingLink } from '../../bench/scenarios/delaying-link.ts';
+import type { TcpProxy } from '../../bench/scenarios/tcp-proxy.ts';
+import { digest, readAll } from './sockets.ts';
 
 const DELAY_MS = 30;
 
-async function openLink(
-  server: net.Server,
-  options: DelayingLinkOptions = { delayMs: DELAY_MS },
-): Promise<DelayingLink> {
+async function openLink(server: net.Server, options: DelayingLinkOptions = { delayMs: DELAY_MS }): Promise<TcpProxy> {
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   onTestFinished(() => void server.close());
-  const link = await DelayingLink.open((server.address() as net.AddressInfo).port, options);
+  const link = await openDelayingLink((server.address() as net.AddressInfo).port, options);
   onTestFinished(() => link.close());
   return link;
 }
 
-function connect(link: DelayingLink, allowHalfOpen = true): net.Socket {
+function connect(link: TcpProxy, allowHalfOpen = true): net.Socket {
   const client = net.connect({ port: link.port, host: '127.0.0.1', allowHalfOpen });
   client.on('error', () => undefined);
   onTestFinished(() => void client.destroy());
   return client;
-}
-
-/** Until the other side ends; our own direction stays open. */
-async function readAll(socket: net.Socket): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  socket.on('data', (chunk: Buffer) => void chunks.push(chunk));
-  await once(socket, 'end');
-  return Buffer.concat(chunks);
-}
-
-function digest(bytes: Buffer): string {
-  return createHash('sha256').update(bytes).digest('hex');
 }
 
 describe('the delaying link', () => {

@@ -1,10 +1,11 @@
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import net from 'node:net';
 import fc from 'fast-check';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { ThrottledLink } from '../../bench/scenarios/throttled-link.ts';
 import { TokenBucket } from '../../bench/scenarios/token-bucket.ts';
+import { digest, readAll } from './sockets.ts';
 
 describe('a token bucket', () => {
   it('gives no more than the rate and one burst in any span of time', () => {
@@ -56,14 +57,6 @@ describe('a token bucket', () => {
   });
 });
 
-/** Until the other side ends; our own direction stays open. */
-async function readAll(socket: net.Socket): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  socket.on('data', (chunk: Buffer) => void chunks.push(chunk));
-  await once(socket, 'end');
-  return Buffer.concat(chunks);
-}
-
 /** A server that keeps what it gets and answers with `answer` when the client has ended. */
 async function listen(answer: Buffer): Promise<{ port: number; received: Promise<Buffer> }> {
   const server = net.createServer({ allowHalfOpen: true });
@@ -77,10 +70,6 @@ async function listen(answer: Buffer): Promise<{ port: number; received: Promise
     return bytes;
   })();
   return { port: (server.address() as net.AddressInfo).port, received };
-}
-
-function digest(bytes: Buffer): string {
-  return createHash('sha256').update(bytes).digest('hex');
 }
 
 describe('the throttled link', () => {

@@ -245,6 +245,17 @@ describe('the thread of the link', () => {
     expect(died).toBe(1);
   });
 
+  it('is given up, with its streams, when it does not answer', async () => {
+    let died = 0;
+    const answer = `if (message.timeoutMs === 1) while (true);
+      else parentPort.postMessage({ type: 'connected', id: message.id, peerName: 'mirror' });`;
+    const thread = new LinkThread(() => (died += 1), fakeThread(answer));
+    const collected = collect(await thread.connect(ADDRESS, TLS, 1000));
+    await expect(thread.connect(ADDRESS, TLS, 1)).rejects.toMatchObject({ code: 'connection-lost' });
+    expect(await collected.closed).toMatchObject({ message: 'the thread of the link ended: it hung' });
+    expect(died).toBe(1);
+  });
+
   it('takes its streams with it when it dies', async () => {
     const answer = `if (message.type === 'connect') parentPort.postMessage({ type: 'connected', id: message.id, peerName: 'mirror' }); else process.exit(3);`;
     const thread = new LinkThread(() => {}, fakeThread(answer));

@@ -195,6 +195,20 @@ describe('the opening of a session', () => {
     expect(scene.told).toEqual(['recorded', 'scope-needed', 'rescan-admitted']);
   });
 
+  it('of an older copy that --rescan lets through marks everything before the mirror is told a version', async () => {
+    const scene = await opening({ own: { rescanAll: true } });
+    const { regions, marks } = scene.replica;
+    expect([regions.setCount < marks.regionCount, regions.versionTold < 1000]).toEqual([true, true]);
+    welcome(scene, { mapVersion: 1000 });
+    // A death here, before the comparison is let in, must not leave a map that passes for the one that the mirror knows.
+    await admit(scene, () => {
+      expect([regions.setCount, regions.version > 1000]).toEqual([marks.regionCount, true]);
+    });
+    expect(decodeBegin(await scene.take())).toMatchObject({ kind: BeginKind.RESCAN });
+    ready(scene);
+    expect(await scene.opened).toMatchObject({ begun: { kind: 'compare', scope: 'everything' } });
+  });
+
   it('fills an image that holds nothing without a staged run, whatever room there is for one', async () => {
     const scene = await opening({ stagingNeeded: 20 * MIB });
     welcome(scene, { fresh: true, seeded: false, stagingRoom: 0 });
