@@ -4,7 +4,7 @@ import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import type { MirrorDaemonStatus, ServeStatus } from '../../dist/daemon/status.js';
+import type { MirrorDaemonStatus, ServeStatus, VerifyReport } from '../../dist/daemon/status.js';
 import type { RecoverReport } from '../../dist/mirror/recover.js';
 import { type Child, runChild, startChild } from './children.ts';
 
@@ -17,6 +17,8 @@ export interface Primary {
   /** Path of the unix socket for NBD clients. */
   readonly socket: string;
   status(): Promise<ServeStatus>;
+  /** Compares both images. */
+  verify(): Promise<VerifyReport>;
 }
 
 export interface Mirror {
@@ -59,7 +61,12 @@ export async function startPrimary(disk: string, folder: string, more: readonly 
     (lines) => lines.some((line) => line.startsWith('nbdtwin serve: ready')),
   );
   const control = join(runtimeDirectory, `primary-${child.pid}.sock`);
-  return { child, socket, status: async () => (await askControlSocket(control, 'status')) as ServeStatus };
+  return {
+    child,
+    socket,
+    status: async () => (await askControlSocket(control, 'status')) as ServeStatus,
+    verify: async () => (await askControlSocket(control, 'verify')) as VerifyReport,
+  };
 }
 
 /** Keeps images in `directory`; its log and control socket go to `folder`. Resolves when it listens. */
@@ -90,13 +97,15 @@ export async function startMirror(
   };
 }
 
-/** One question to a running nbdtwin: what `nbdtwin status --json` asks, without the cost of starting a process. */
+/** One question to a running nbdtwin, whose progress is left out: what `nbdtwin status --json` asks, without the cost of starting a process. */
 async function askControlSocket(path: string, command: string): Promise<object> {
   const socket = connect(path);
   try {
     const line = await new Promise<string>((resolve, reject) => {
       socket.once('error', reject).once('close', () => reject(new Error('no answer')));
-      createInterface({ input: socket }).once('line', resolve);
+      createInterface({ input: socket }).on('line', (text) => {
+        if (!text.startsWith('{"kind":"progress"')) resolve(text);
+      });
       socket.write(`${JSON.stringify({ protocol: 1, command })}\n`);
     });
     const answer = JSON.parse(line) as { kind: string; result?: object };

@@ -12,20 +12,31 @@ export interface FleetOptions {
   readonly diskSize: number;
   /** Of each disk: the first bytes, which are there before; the rest is a hole. */
   readonly dataSize: number;
+  /** Of each primary. */
+  readonly serveFlags?: readonly string[];
+  /** Where primaries connect, given the port of the mirror; there unless given. */
+  readonly portOf?: (mirrorPort: number) => number;
 }
 
 interface Member {
+  readonly name: string;
+  readonly disk: string;
+  readonly image: string;
   readonly uri: string;
   readonly primary: Primary;
   readonly watch: LinkWatch;
 }
 
 export class Fleet {
-  readonly mirror: Mirror;
+  readonly #folder: string;
+  readonly #secret: string;
   readonly #members: readonly Member[];
+  #mirror: Mirror;
 
-  private constructor(mirror: Mirror, members: readonly Member[]) {
-    this.mirror = mirror;
+  private constructor(folder: string, secret: string, mirror: Mirror, members: readonly Member[]) {
+    this.#folder = folder;
+    this.#secret = secret;
+    this.#mirror = mirror;
     this.#members = members;
   }
 
@@ -41,12 +52,14 @@ export class Fleet {
       await mkdir(own);
       const disk = join(own, `${name}.img`);
       await writeDisk(disk, options.diskSize, options.dataSize);
-      const to = ['--mirror', `127.0.0.1:${mirror.port}`, '--secret-file', secret];
-      const primary = await startPrimary(disk, own, ['--export', name, ...to]);
+      const port = options.portOf?.(mirror.port) ?? mirror.port;
+      const to = ['--mirror', `127.0.0.1:${port}`, '--secret-file', secret];
+      const primary = await startPrimary(disk, own, ['--export', name, ...to, ...(options.serveFlags ?? [])]);
       const watch = new LinkWatch(primary);
       await watch.untilSettled();
-      for (const file of [disk, join(directory, `${name}.img`)]) await cachePieceByPiece(file, options.dataSize);
-      return { uri: `nbd+unix:///${name}?socket=${primary.socket}`, primary, watch };
+      const image = join(directory, `${name}.img`);
+      for (const file of [disk, image]) await cachePieceByPiece(file, options.dataSize);
+      return { name, disk, image, uri: `nbd+unix:///${name}?socket=${primary.socket}`, primary, watch };
     };
     const members: Member[] = [];
     while (members.length < options.count) {
@@ -54,7 +67,22 @@ export class Fleet {
       const indexes = Array.from({ length: together }, (_, index) => members.length + index);
       members.push(...(await Promise.all(indexes.map(startMember))));
     }
-    return new Fleet(mirror, members);
+    return new Fleet(folder, secret, mirror, members);
+  }
+
+  get members(): readonly Member[] {
+    return this.#members;
+  }
+
+  get mirror(): Mirror {
+    return this.#mirror;
+  }
+
+  /** Stops the mirror, and starts it again on another port with these flags once `meanwhile` is done. */
+  async restartMirror(flags: readonly string[], meanwhile: () => Promise<void>): Promise<void> {
+    await this.#mirror.child.stop();
+    await meanwhile();
+    this.#mirror = await startMirror(this.#mirror.directory, this.#folder, this.#secret, flags);
   }
 
   get uris(): readonly string[] {

@@ -6,16 +6,18 @@ import { parseArgs } from 'node:util';
 import { killAll } from '../common/children.ts';
 import { hasSection, writeSection } from '../common/docs.ts';
 import { describeMachine, machineText } from '../common/machine.ts';
+import { admission } from './admission.ts';
 import { delayedReads } from './delayed-reads.ts';
 import { dirtyMap } from './dirty-map.ts';
 import { distance } from './distance.ts';
 import { growth } from './growth.ts';
 import { idle } from './idle.ts';
+import { rescan } from './rescan.ts';
 import { restartLarge } from './restart-large.ts';
 import { claimLines, type ScenarioReport } from './scenario.ts';
 import { slowLink } from './slow-link.ts';
 
-const SCENARIOS = [slowLink, restartLarge, dirtyMap, distance, growth, idle, delayedReads];
+const SCENARIOS = [slowLink, restartLarge, dirtyMap, distance, growth, idle, delayedReads, rescan, admission];
 
 const USAGE = `npm run bench -- SCENARIO [options]
 

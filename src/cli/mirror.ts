@@ -7,6 +7,7 @@ import { type Address, LINK_PORT, parseTcpAddress } from '../daemon/address.ts';
 import {
   addProcessOptions,
   addSecretOptions,
+  countParser,
   type ProcessFlags,
   type SecretFlags,
   secretSources,
@@ -18,7 +19,11 @@ interface MirrorFlags extends SecretFlags, ProcessFlags {
   readonly listen?: string;
   readonly stagingLimit?: number;
   readonly stagingOverflow: 'keep' | 'continue';
+  readonly rescansMax: number;
 }
+
+/** As many as there can be sessions. */
+const RESCANS_MAX = 1024;
 
 const EXAMPLES = `
 Example:
@@ -35,6 +40,10 @@ While a mirror is brought up to date after an interruption, what is new is kept 
 DIR/NAME.img.twin/staging/, and becomes part of it in one step: until then the image stays as it was. \`nbdtwin recover\`
 makes an image ready for use. With --staging-overflow continue a run that finds no room goes straight to the image,
 which is marked as not consistent until it is complete.
+
+No more than --rescans-max exports are brought up to date at the same time: when the host comes back after a reboot, the
+others wait in the order in which they came, their primaries serve as usual and remember what has changed, and
+\`nbdtwin status\` shows the place of each, on both hosts. With 2, one that takes long leaves a place for all the others.
 
 Give every primary a key of its own by a line \`identity:hexkey\` in the secret file: it may then write only the exports
 named \`identity\` and \`identity/...\`; the identity \`nbdtwin\`, and a bare secret, may write all.`;
@@ -60,12 +69,19 @@ export function addMirror(program: Command): void {
       )
         .choices(['keep', 'continue'])
         .default('keep'),
+    )
+    .option(
+      '--rescans-max <n>',
+      'rescans and first copies that run at the same time, the others wait in a queue',
+      countParser(1, RESCANS_MAX),
+      2,
     );
   addProcessOptions(addSecretOptions(command))
     .addHelpText('after', EXAMPLES)
     .action(async (directory: string, flags: MirrorFlags) => {
       const staging = { limit: flags.stagingLimit, overflow: flags.stagingOverflow };
-      const config = { directory, listen: listenAddress(flags), staging, secret: secretSources(flags) };
+      const { rescansMax } = flags;
+      const config = { directory, listen: listenAddress(flags), staging, rescansMax, secret: secretSources(flags) };
       const { startMirror } = await import('../daemon/mirror.ts');
       await runDaemon(flags, (world, log) => startMirror(world, log, config));
     });

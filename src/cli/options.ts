@@ -32,9 +32,16 @@ const DURATION_MAX_MS = 2 ** 31 - 1;
 
 /** Milliseconds: `500ms`, `10s`, `5m`, `1h`, `7d`. */
 export function parseDuration(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/.exec(text.trim());
-  if (match === null) throw new InvalidArgumentError('A duration is a number with ms, s, m, h or d, such as 10s.');
-  return within(Number(match[1]) * DURATION_UNITS[match[2]!]!, 0, DURATION_MAX_MS, 'duration');
+  return durationParser(0, DURATION_MAX_MS)(text);
+}
+
+/** A duration from `minMs` to `maxMs`, which may be more than a timer can hold. */
+export function durationParser(minMs: number, maxMs: number): (text: string) => number {
+  return (text) => {
+    const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/.exec(text.trim());
+    if (match === null) throw new InvalidArgumentError('A duration is a number with ms, s, m, h or d, such as 10s.');
+    return within(Number(match[1]) * DURATION_UNITS[match[2]!]!, minMs, maxMs, 'duration');
+  };
 }
 
 /** A whole number from `min` to `max`. */

@@ -8,6 +8,7 @@ import { endWithOutput } from './closed-output.ts';
 import { addDemo } from './demo.ts';
 import { addMirror } from './mirror.ts';
 import { addRecover } from './recover.ts';
+import { addRescanRate } from './rescan-rate.ts';
 import { addSecret } from './secret.ts';
 import { addServe } from './serve.ts';
 import { addStatus } from './status.ts';
@@ -59,7 +60,18 @@ function createProgram(): Command {
       if (!CLEANING.has(command.name())) endWithOutput();
     });
   // Commands inherit these settings when they are added.
-  for (const add of [addServe, addMirror, addStatus, addVerify, addRecover, addSecret, addAttach, addDetach, addDemo])
+  for (const add of [
+    addServe,
+    addMirror,
+    addStatus,
+    addVerify,
+    addRescanRate,
+    addRecover,
+    addSecret,
+    addAttach,
+    addDetach,
+    addDemo,
+  ])
     add(program);
   const version = program.command('version').description('Prints the release, as --version does.');
   version.action(() => void process.stdout.write(`${VERSION}\n`));

@@ -5,12 +5,13 @@ import { MIRROR_LOSSES, MODES, type Mode, type OnMirrorLoss } from '../base/mode
 import { GIB, MIB, TIB } from '../base/units.ts';
 import { activationSockets } from '../daemon/activation.ts';
 import { type Address, LINK_PORT, NBD_PORT, parseSocketPath, parseTcpAddress } from '../daemon/address.ts';
-import type { NbdTlsConfig, ServeConfig } from '../daemon/config.ts';
+import type { NbdTlsConfig, ReplicationConfig, ServeConfig } from '../daemon/config.ts';
 import {
   addProcessOptions,
   addSecretOptions,
   collect,
   countParser,
+  durationParser,
   type ProcessFlags,
   parseDuration,
   parseRate,
@@ -42,6 +43,9 @@ interface ServeFlags extends SecretFlags, ProcessFlags {
   readonly dirtyActive: number;
   readonly rescanRate?: number;
   readonly rescan?: boolean;
+  readonly verifyEvery?: number;
+  readonly verifyRate?: number;
+  readonly repair?: boolean;
   readonly rekeyBytes: number;
   readonly rekeyInterval: number;
   readonly tls?: NonNullable<NbdTlsConfig['mode']>;
@@ -54,6 +58,9 @@ interface ServeFlags extends SecretFlags, ProcessFlags {
 
 const MIRROR_TIMEOUT_MS = 10_000;
 const MIRROR_TIMEOUT_MIN_MS = 1_000;
+const VERIFY_EVERY_MIN_MS = 1_000;
+const VERIFY_EVERY_MAX_MS = 366 * 86_400_000;
+const VERIFY_RATE = 16 * MIB;
 
 const EXAMPLES = `
 Examples:
@@ -70,6 +77,9 @@ Examples:
 
   The same, but after 30 s without the mirror it goes on alone, says so, and returns by itself:
     nbdtwin serve db.img --mirror backup.example --secret-file twin.key --mode flush --mirror-timeout 30s
+
+  Compared with its mirror every week, in passing; what differs there is repaired:
+    nbdtwin serve disk.img --mirror backup.example --secret-file twin.key --verify-every 7d --repair
 
   Without replication, to the local network, for clients that know a key:
     nbdtwin serve disk.img --listen 0.0.0.0:${NBD_PORT} --tls-psk-file clients.psk
@@ -117,6 +127,13 @@ export function addServe(program: Command): void {
       'most bytes per second that a rescan reads, such as 50M; adaptive unless given',
       parseRate,
     )
+    .option(
+      '--verify-every <duration>',
+      'compare the whole disk with the mirror this often, slowly, such as 7d; never unless given',
+      durationParser(VERIFY_EVERY_MIN_MS, VERIFY_EVERY_MAX_MS),
+    )
+    .option('--verify-rate <rate>', 'and then: most bytes per second read on each side; 16M unless given', parseRate)
+    .option('--repair', 'and then: what differs on the mirror is made what it is here')
     .addOption(
       new Option('--window <size>', 'memory for operations that the mirror does not have yet')
         .argParser(sizeParser(MIB, 64 * GIB))
@@ -200,6 +217,10 @@ function serveConfig(disk: string, flags: ServeFlags): ServeConfig {
   if (flags.mode === 'async' && (flags.mirrorTimeout !== undefined || flags.onMirrorLoss !== undefined)) {
     throw new Failure('usage', '--mirror-timeout and --on-mirror-loss need --mode flush or --mode sync');
   }
+  if (!replicating && flags.verifyEvery !== undefined) throw new Failure('usage', '--verify-every needs --mirror');
+  if (flags.verifyEvery === undefined && (flags.verifyRate !== undefined || flags.repair === true)) {
+    throw new Failure('usage', '--verify-rate and --repair need --verify-every');
+  }
   const secret = secretSources(flags);
   if (!replicating && (flags.secret !== undefined || flags.secretFile !== undefined)) {
     throw new Failure('usage', 'a secret needs --mirror');
@@ -237,11 +258,17 @@ function serveConfig(disk: string, flags: ServeFlags): ServeConfig {
             dirtyActive: flags.dirtyActive,
             rescanRate: flags.rescanRate,
             rescanAll: flags.rescan === true,
+            periodicVerify: periodicVerify(flags),
             rekeySize: flags.rekeyBytes,
             rekeyIntervalMs: flags.rekeyInterval,
           },
     drainMs: flags.drainTimeout,
   };
+}
+
+function periodicVerify({ verifyEvery, verifyRate, repair }: ServeFlags): ReplicationConfig['periodicVerify'] {
+  if (verifyEvery === undefined) return undefined;
+  return { everyMs: verifyEvery, rate: verifyRate ?? VERIFY_RATE, repair: repair === true };
 }
 
 /** Long enough for a mirror that is well: below, every hiccup of the network would be a loss. */

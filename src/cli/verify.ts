@@ -9,7 +9,8 @@ import { comparisonText } from '../observe/progress-text.ts';
 import { wholeMs } from '../observe/whole-ms.ts';
 
 const NOTES = `
-Clients are served meanwhile. Prints the ranges that differ, \`offset length\` in bytes, one per line, on stdout.
+Clients are served meanwhile. Prints the ranges that differ, \`offset length\` in bytes, one per line, on stdout; for the
+first ones followed by what lies there, where debugfs (ext) or xfs_db (XFS) can tell.
 
 Exit status: 0 identical, 1 differences, 69 no such process, 75 the mirror is not in step at present.
 
@@ -35,7 +36,7 @@ export function addVerify(program: Command): void {
         reporter.finish();
       }
       if (flags.json === true) process.stdout.write(`${JSON.stringify(report, wholeMs)}\n`);
-      else for (const range of report.ranges) process.stdout.write(`${range.offset} ${range.length}\n`);
+      else for (const range of report.ranges) process.stdout.write(`${rangeLine(range)}\n`);
       const compared = `${formatSize(report.comparedSize)} compared in ${formatDuration(report.elapsedMs)}`;
       if (report.differingSize > 0) {
         const ranges = `${report.truncated ? 'more than ' : ''}${report.ranges.length} ranges`;
@@ -46,4 +47,8 @@ export function addVerify(program: Command): void {
       }
       process.stderr.write(`identical: ${compared}\n`);
     });
+}
+
+function rangeLine({ offset, length, owner }: VerifyReport['ranges'][number]): string {
+  return `${offset} ${length}${owner === undefined ? '' : ` ${owner}`}`;
 }

@@ -1,5 +1,5 @@
 /**
- * The control protocol: how `nbdtwin status`, `verify` and `recover` talk to a running process.
+ * The control protocol: how `nbdtwin status`, `verify`, `rescan-rate` and `recover` talk to a running process.
  *
  * A unix socket `<role>-<pid>.sock` in the runtime directory (src/io/runtime-directory.ts), which its owner alone can
  * enter; there is no further authentication. Lines of JSON in UTF-8, each ended by a newline. The client sends one
@@ -11,6 +11,7 @@
  * | {"protocol":1,"command":"describe"} | none             | Description: who this is and what it serves |
  * | {"protocol":1,"command":"status"}   | none             | status of the role                          |
  * | {"protocol":1,"command":"verify"}   | RescanProgress   | VerifyReport; primaries only                |
+ * | {"protocol":1,"command":"rescan-rate","bytesPerSecond":n} | none | {}; primaries only; null: as fast as clients allow |
  * | {"protocol":1,"command":"recover","image":"/path","dryRun":false} | none | RecoverReport; mirrors only |
  *
  * | answer                                            | meaning                                  |
@@ -63,7 +64,14 @@ interface RecoverRequest {
   readonly dryRun: boolean;
 }
 
-export type Request = Command | RecoverRequest;
+/** To change how fast a rescan may read. */
+interface RescanRateRequest {
+  readonly command: 'rescan-rate';
+  /** Null: as fast as clients allow. */
+  readonly bytesPerSecond: number | null;
+}
+
+export type Request = Command | RecoverRequest | RescanRateRequest;
 
 export function encodeRequest(request: Request): Buffer {
   return encodeLine({ protocol: PROTOCOL, ...(typeof request === 'string' ? { command: request } : request) });
@@ -76,14 +84,23 @@ export function decodeRequest(line: string): Request {
   if (request['protocol'] !== PROTOCOL) {
     throw new Failure('peer-version', `this process speaks control protocol ${PROTOCOL}`);
   }
+  const bytesPerSecond = request['bytesPerSecond'];
+  if (request['command'] === 'rescan-rate' && (bytesPerSecond === null || isRate(bytesPerSecond))) {
+    return { command: 'rescan-rate', bytesPerSecond };
+  }
   const image = request['image'];
   const dryRun = request['dryRun'];
   if (request['command'] === 'recover' && typeof image === 'string' && typeof dryRun === 'boolean') {
     return { command: 'recover', image, dryRun };
   }
   const command = COMMANDS.find((name) => name === request['command']);
-  if (command === undefined) throw new Failure('usage', `the commands are ${COMMANDS.join(', ')} and recover`);
+  if (command === undefined)
+    throw new Failure('usage', `the commands are ${COMMANDS.join(', ')}, rescan-rate and recover`);
   return command;
+}
+
+function isRate(value: unknown): value is number {
+  return typeof value === 'number' && Number.isSafeInteger(value) && value > 0;
 }
 
 export function encodeAnswer(answer: Answer): Buffer {

@@ -31,6 +31,8 @@ export interface ControlHandler {
   describe(): Description;
   status(): object;
   verify(onProgress: (progress: object) => void): Promise<object>;
+  /** Bytes per second; undefined: as fast as clients allow. */
+  setRescanRate(bytesPerSecond: number | undefined): object;
   /** `image`: absolute path of an image that the process keeps. */
   recover(image: string, dryRun: boolean): Promise<object>;
 }
@@ -167,7 +169,10 @@ class Client {
   }
 
   #perform(request: Request): object | Promise<object> {
-    if (typeof request !== 'string') return this.#handler.recover(request.image, request.dryRun);
+    if (typeof request !== 'string') {
+      if (request.command === 'recover') return this.#handler.recover(request.image, request.dryRun);
+      return this.#handler.setRescanRate(request.bytesPerSecond ?? undefined);
+    }
     switch (request) {
       case 'describe':
         return this.#handler.describe();

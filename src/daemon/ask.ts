@@ -1,4 +1,4 @@
-/** Asking running processes: what `nbdtwin status` and `nbdtwin verify` do. */
+/** Asking running processes: what `nbdtwin status`, `nbdtwin verify` and `nbdtwin rescan-rate` do. */
 import process from 'node:process';
 import { Failure, isFailure } from '../base/failure.ts';
 import {
@@ -54,6 +54,28 @@ export async function askVerify(
   target: string | undefined,
   onProgress: (progress: RescanProgress) => void,
 ): Promise<VerifyReport> {
+  const report = await ask(
+    nodeNetwork,
+    systemClock,
+    await findPrimary(target),
+    'verify',
+    (progress) => onProgress(progress as RescanProgress),
+    undefined,
+  );
+  return report as VerifyReport;
+}
+
+/**
+ * Changes how fast a rescan of the primary that serves `target`, or of the only one there is, may read; undefined: as fast
+ * as clients allow. Failures: as `askVerify`.
+ */
+export async function askRescanRate(target: string | undefined, bytesPerSecond: number | undefined): Promise<void> {
+  const request = { command: 'rescan-rate', bytesPerSecond: bytesPerSecond ?? null } as const;
+  await ask(nodeNetwork, systemClock, await findPrimary(target), request, undefined, PROMPT_ANSWER_MS);
+}
+
+/** The control socket of that primary, or of the only one. */
+async function findPrimary(target: string | undefined): Promise<string> {
   const { answering, silent } = await find(target);
   const primaries = answering.filter(({ description }) => description.role === 'primary');
   const [only, another] = primaries;
@@ -66,15 +88,7 @@ export async function askVerify(
     const disks = primaries.map(({ description }) => description.targets[0]).join(', ');
     throw new Failure('usage', `several primaries run here, name the disk of one: ${disks}`);
   }
-  const report = await ask(
-    nodeNetwork,
-    systemClock,
-    only.path,
-    'verify',
-    (progress) => onProgress(progress as RescanProgress),
-    undefined,
-  );
-  return report as VerifyReport;
+  return only.path;
 }
 
 async function find(target: string | undefined): Promise<Processes> {

@@ -42,6 +42,8 @@ export interface ReplicationConfig {
   /** Bytes per second; undefined: adaptive. */
   readonly rescanRate: number | undefined;
   readonly rescanAll: boolean;
+  /** Undefined: nothing is compared but on request. */
+  readonly periodicVerify: { readonly everyMs: number; readonly rate: number; readonly repair: boolean } | undefined;
   readonly rekeySize: number;
   readonly rekeyIntervalMs: number;
 }
@@ -61,5 +63,7 @@ export interface MirrorConfig {
   readonly directory: string;
   readonly listen: Address;
   readonly staging: StagingRules;
+  /** Rescans and first seedings that run at the same time. */
+  readonly rescansMax: number;
   readonly secret: SecretSources;
 }

@@ -11,7 +11,7 @@ import type { DaemonStatus } from './status.ts';
 import { VERSION } from './version.ts';
 
 /**
- * Listens for `nbdtwin status`, `verify` and `recover`. Undefined where there is no usable runtime directory: the disk is
+ * Listens for `nbdtwin status`, `verify`, `rescan-rate` and `recover`. Undefined where there is no usable runtime directory: the disk is
  * worth more than its status, so this is only said.
  */
 export async function openControl(world: World, log: Log, running: Running): Promise<ControlServer | undefined> {
@@ -31,6 +31,10 @@ export async function openControl(world: World, log: Log, running: Running): Pro
         } finally {
           verifying = false;
         }
+      },
+      setRescanRate(bytesPerSecond) {
+        running.setRescanRate(bytesPerSecond);
+        return {};
       },
       recover: (image, dryRun) => running.recover(image, dryRun),
     });

@@ -25,6 +25,7 @@ export async function startMirror(world: NodeWorld, log: Log, config: MirrorConf
     listen: config.listen,
     tls: { keys },
     staging: config.staging,
+    rescansMax: config.rescansMax,
   });
   const startedMs = world.clock.nowMs();
   return {
@@ -35,6 +36,9 @@ export async function startMirror(world: NodeWorld, log: Log, config: MirrorConf
       uptimeMs: world.clock.nowMs() - startedMs,
       ...mirror.status(),
     }),
+    setRescanRate: () => {
+      throw new Failure('usage', 'how fast a rescan reads is up to the primary: run `nbdtwin rescan-rate` on its host');
+    },
     verify: async () => {
       throw new Failure('usage', 'a mirror cannot compare by itself: run `nbdtwin verify` on the primary’s host');
     },

@@ -9,6 +9,8 @@ export interface Running {
   status(): DaemonStatus;
   /** Failures: `not-ready`; `usage` on a mirror. */
   verify(onProgress: (progress: RescanProgress) => void): Promise<VerifyReport>;
+  /** Bytes per second that a rescan may read; undefined: as fast as clients allow. Failures: `not-ready`; `usage` on a mirror. */
+  setRescanRate(bytesPerSecond: number | undefined): void;
   /** Failures: see `recoverImage`; `usage` on a primary. */
   recover(image: string, dryRun: boolean): Promise<RecoverReport>;
   /** Takes no more clients, lets those there are finish, stops cleanly. Failures: those of the disk. */

@@ -31,10 +31,14 @@ import type { Volume } from '../volume/volume.ts';
 import { isLocal, nbdUri } from './address.ts';
 import type { ReplicationConfig, ServeConfig } from './config.ts';
 import { loadNbdTls } from './nbd-tls.ts';
+import { RangeOwners } from './range-owners.ts';
 import type { Running } from './running.ts';
 import type { ServeStatus } from './status.ts';
 import { Unwinding } from './unwinding.ts';
 import { VERSION } from './version.ts';
+
+/** Of the ranges that a verify on request finds, so many are looked up. */
+const NAMED_MAX = 8;
 
 /** Starts serving. Resolves once clients can connect. Failures: of the options, secrets, disk, state and addresses. */
 export async function startServe(world: NodeWorld, log: Log, config: ServeConfig): Promise<Running> {
@@ -53,6 +57,7 @@ export async function startServe(world: NodeWorld, log: Log, config: ServeConfig
     const diskPath = (await realPath(config.disk)) ?? path.resolve(config.disk);
     const stateDirectory = stateDirectoryOf(disk, diskPath, config);
     const local = new DiskVolume(disk, { readOnly: config.readOnly });
+    const owners = new RangeOwners(disk, diskPath);
     let volume: Volume;
     let primary: Primary | undefined;
     if (config.replication === undefined) {
@@ -74,6 +79,10 @@ export async function startServe(world: NodeWorld, log: Log, config: ServeConfig
         dirtyActive: config.replication.dirtyActive,
         rescanRate: config.replication.rescanRate,
         rescanAll: config.replication.rescanAll,
+        periodicVerify: config.replication.periodicVerify && {
+          ...config.replication.periodicVerify,
+          ownersOf: (ranges) => owners.of(ranges),
+        },
         rekeySize: config.replication.rekeySize,
         rekeyIntervalMs: config.replication.rekeyIntervalMs,
       });
@@ -109,12 +118,23 @@ export async function startServe(world: NodeWorld, log: Log, config: ServeConfig
       }),
       verify: async (onProgress) => {
         if (primary === undefined) throw new Failure('not-ready', `${exportName} is served without a mirror`);
-        return primary.verify(onProgress);
+        const report = await primary.verify(onProgress);
+        const named = await owners.of(report.ranges.slice(0, NAMED_MAX));
+        const ranges = report.ranges.map((range, index) => {
+          const owner = named[index];
+          return owner === undefined ? range : { ...range, owner };
+        });
+        return { ...report, ranges };
+      },
+      setRescanRate(bytesPerSecond) {
+        if (primary === undefined) throw new Failure('not-ready', `${exportName} is served without a mirror`);
+        primary.setRescanRate(bytesPerSecond);
       },
       recover: async () => {
         throw new Failure('usage', 'a primary has no image to recover');
       },
       async stop() {
+        owners.close();
         await server.close(config.drainMs);
         if (primary === undefined) {
           await volume.flush();

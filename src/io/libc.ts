@@ -46,6 +46,7 @@ const BLKSSZGET = 0x1268;
 const POSIX_FADV_WILLNEED = 3;
 const POSIX_FADV_DONTNEED = 4;
 const RWF_NOWAIT = 0x08;
+const RWF_DONTCACHE = 0x80;
 const SIOCOUTQ = 0x5411;
 const POLLRDHUP = 0x2000;
 const MSG_DONTWAIT = 0x40;
@@ -146,6 +147,21 @@ export function readCachedNow(descriptor: number, target: Uint8Array, offset: nu
     if (size >= 0) return size;
     const errno = koffi.errno();
     if (errno === EAGAIN) return 0;
+    if (errno !== EINTR) throw systemError('preadv2', errno);
+  }
+}
+
+/**
+ * Reads without leaving in the page cache what was not there before (from Linux 6.14 on). Waits for the medium: not on the
+ * event loop. Returns the bytes read, 0 at the end. Throws `EOPNOTSUPP` or `EINVAL` where kernel or file system cannot do it.
+ */
+export function readUncachedNow(descriptor: number, target: Uint8Array, offset: number): number {
+  vector[0] = koffi.address(target);
+  vector[1] = BigInt(target.length);
+  for (;;) {
+    const size = Number(preadv2Call(descriptor, vectorAddress, 1, offset, RWF_DONTCACHE));
+    if (size >= 0) return size;
+    const errno = koffi.errno();
     if (errno !== EINTR) throw systemError('preadv2', errno);
   }
 }

@@ -36,8 +36,11 @@ export interface LinkStream {
   readonly bytesRead: number;
   /** Must be called once, synchronously after the stream was handed over; data is held back until then. */
   receive(events: StreamEvents): void;
-  /** Sends the chunks in order, as one socket write. The buffers must not change any more. False: wait for `drain`. */
-  write(chunks: readonly Uint8Array[]): boolean;
+  /**
+   * Sends the chunks in order, as one socket write. The buffers must not change until `sent`, which is called when they are
+   * not needed any more, perhaps before this returns, and not at all when the stream goes before. False: wait for `drain`.
+   */
+  write(chunks: readonly Uint8Array[], sent?: () => void): boolean;
   /** Stops and resumes `data` events: back-pressure. */
   pause(): void;
   resume(): void;
@@ -61,11 +64,6 @@ export interface ByteStream extends LinkStream {
    */
   peerGone(): boolean;
 
-  /**
-   * As above; the buffers must not change until `sent`, which is called when the kernel has them, and not at all when the
-   * stream goes before.
-   */
-  write(chunks: readonly Uint8Array[], sent?: () => void): boolean;
   /**
    * In `data`, behind what that brought: receives into `target`, at once, what has arrived meanwhile. Returns how many
    * bytes; 0 when there are none, or the stream cannot tell (TLS, a pause).

@@ -1,8 +1,8 @@
 /**
  * Scans in worker threads that share the disk's descriptor.
  *
- * A range is cut into pieces of at most SCAN_STEP_SIZE; threads take pieces from one queue, two each so that none waits for
- * the event loop between them. Long holes are found here, by one call each: no thread needs to be asked. Threads start with
+ * A range is cut into pieces of at most SCAN_STEP_SIZE. What waits is divided among the threads, many small pieces as one
+ * task, two tasks for each thread so that none waits for the event loop between them. Long holes are found here, by one call each: no thread needs to be asked. Threads start with
  * the first scan, keep the process alive only while they have work, and one that dies fails the pieces it held and is
  * replaced by the next that is needed.
  *
@@ -13,19 +13,22 @@ import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { Failure, messageOf } from '../base/failure.ts';
+import { Fifo } from '../base/fifo.ts';
 import { alignDown } from '../base/units.ts';
 import type { Disk } from './disk.ts';
 import { diskFailure } from './disk-failure.ts';
 import { NodeDisk } from './node-disk.ts';
-import type { ScanPiece, ScanReply } from './scan-piece.ts';
+import type { ScanPiece, ScanReply, ScanTask } from './scan-piece.ts';
 import { DIGEST_SIZE, type ScanPool, type ScanRequest, type ScanResult } from './scan-pool.ts';
-import { checkScanRequest, newScanResult, SCAN_STEP_SIZE } from './scan-request.ts';
+import { checkScanRequest, newScanResult, SCAN_STEP_SIZE, unitsOf } from './scan-request.ts';
 import { workerUrl } from './worker-url.ts';
 
 /** Threads by default, at most: more would take the processors from the clients. */
 const THREADS_MAX = 2;
-/** Pieces with one thread: one at work, one waiting. */
-const PIECES_PER_THREAD = 2;
+/** Tasks with one thread: one at work, one waiting. */
+const TASKS_PER_THREAD = 2;
+/** Pieces of one task, which together have at most SCAN_STEP_SIZE bytes. */
+const PIECES_MAX = 256;
 
 export interface ScanPoolOptions {
   /** Default: the number of processors, at most THREADS_MAX. */
@@ -41,23 +44,28 @@ export function nodeScanPool(options: ScanPoolOptions = {}): ScanPool {
   );
 }
 
+/** A piece, and who waits for it. */
 interface Job {
   readonly piece: ScanPiece;
   readonly path: string;
-  readonly resolve: (result: ScanResult) => void;
+  /** `result` holds its units from `first` on. */
+  readonly resolve: (result: ScanResult, first: number) => void;
   readonly reject: (error: Error) => void;
 }
 
 interface Thread {
   readonly worker: Worker;
-  readonly jobs: Map<number, Job>;
+  readonly tasks: Map<number, readonly Job[]>;
 }
 
 class NodeScanPool implements ScanPool {
   readonly #threadsMax: number;
   readonly #workerUrl: URL;
   readonly #threads: Thread[] = [];
-  readonly #queue: Job[] = [];
+  readonly #queue = new Fifo<Job>();
+  /** Bytes of all pieces in the queue. */
+  #queuedSize = 0;
+  #dispatching = false;
   #nextId = 0;
   #closed: Promise<void> | undefined;
 
@@ -82,8 +90,10 @@ class NodeScanPool implements ScanPool {
 
   async #close(): Promise<void> {
     const threads = this.#threads.splice(0);
-    const jobs = [...this.#queue.splice(0), ...threads.flatMap((thread) => [...thread.jobs.values()])];
-    for (const thread of threads) thread.jobs.clear();
+    const jobs = threads.flatMap((thread) => [...thread.tasks.values()].flat());
+    for (let job = this.#queue.shift(); job !== undefined; job = this.#queue.shift()) jobs.push(job);
+    this.#queuedSize = 0;
+    for (const thread of threads) thread.tasks.clear();
     // Rejecting releases the disks, so the threads must have stopped reading before.
     await Promise.all(threads.map((thread) => thread.worker.terminate()));
     for (const job of jobs) job.reject(closedFailure());
@@ -119,20 +129,31 @@ class NodeScanPool implements ScanPool {
       }
       const piece = { descriptor, offset: offset + done, length: Math.min(stepSize, length - done), unitSize, key };
       done += piece.length;
-      pieces.push(
-        this.#submit(disk.path, piece).then((part) => {
-          whole.zero.set(part.zero, first);
-          whole.digests.set(part.digests, first * DIGEST_SIZE);
-        }),
-      );
+      pieces.push(this.#submit(disk.path, piece, whole, first));
     }
   }
 
-  #submit(path: string, piece: Omit<ScanPiece, 'id'>): Promise<ScanResult> {
+  /** Resolves when the units of the piece stand in `whole`, from `first` on. */
+  #submit(path: string, piece: ScanPiece, whole: ScanResult, first: number): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#nextId += 1;
-      this.#queue.push({ piece: { ...piece, id: this.#nextId }, path, resolve, reject });
-      this.#dispatch();
+      const filled = (result: ScanResult, from: number): void => {
+        const units = unitsOf(piece);
+        whole.zero.set(result.zero.subarray(from, from + units), first);
+        whole.digests.set(
+          result.digests.subarray(from * DIGEST_SIZE, (from + units) * DIGEST_SIZE),
+          first * DIGEST_SIZE,
+        );
+        resolve();
+      };
+      this.#queue.push({ piece, path, resolve: filled, reject });
+      this.#queuedSize += piece.length;
+      if (this.#dispatching) return;
+      // What else is asked for in this turn goes along.
+      this.#dispatching = true;
+      queueMicrotask(() => {
+        this.#dispatching = false;
+        this.#dispatch();
+      });
     });
   }
 
@@ -140,27 +161,43 @@ class NodeScanPool implements ScanPool {
     while (this.#queue.length > 0) {
       const thread = this.#freeThread();
       if (thread === undefined) return;
-      const job = this.#queue.shift()!;
-      if (thread.jobs.size === 0) thread.worker.ref();
-      thread.jobs.set(job.piece.id, job);
-      thread.worker.postMessage(job.piece);
+      const jobs = this.#nextJobs();
+      this.#nextId += 1;
+      if (thread.tasks.size === 0) thread.worker.ref();
+      thread.tasks.set(this.#nextId, jobs);
+      thread.worker.postMessage({ id: this.#nextId, pieces: jobs.map(({ piece }) => piece) } satisfies ScanTask);
     }
+  }
+
+  /** At least one; the others only so far that all threads get their share of what waits. */
+  #nextJobs(): Job[] {
+    const sizeMax = Math.min(SCAN_STEP_SIZE, this.#queuedSize / this.#threadsMax);
+    const jobs: Job[] = [];
+    let size = 0;
+    for (let job = this.#queue.first; job !== undefined && jobs.length < PIECES_MAX; job = this.#queue.first) {
+      if (jobs.length > 0 && size + job.piece.length > sizeMax) break;
+      this.#queue.shift();
+      size += job.piece.length;
+      jobs.push(job);
+    }
+    this.#queuedSize -= size;
+    return jobs;
   }
 
   /** The thread with the least work; a new one when all are busy and there may be more. */
   #freeThread(): Thread | undefined {
     let best: Thread | undefined;
     for (const thread of this.#threads) {
-      if (best === undefined || thread.jobs.size < best.jobs.size) best = thread;
+      if (best === undefined || thread.tasks.size < best.tasks.size) best = thread;
     }
-    if (best !== undefined && best.jobs.size === 0) return best;
+    if (best !== undefined && best.tasks.size === 0) return best;
     if (this.#threads.length < this.#threadsMax) return this.#startThread();
-    return best !== undefined && best.jobs.size < PIECES_PER_THREAD ? best : undefined;
+    return best !== undefined && best.tasks.size < TASKS_PER_THREAD ? best : undefined;
   }
 
   #startThread(): Thread {
     // Flags of this process (test runners, debuggers) are not the thread's.
-    const thread: Thread = { worker: new Worker(this.#workerUrl, { execArgv: [], name: 'scan' }), jobs: new Map() };
+    const thread: Thread = { worker: new Worker(this.#workerUrl, { execArgv: [], name: 'scan' }), tasks: new Map() };
     this.#threads.push(thread);
     thread.worker.on('message', (reply: ScanReply) => this.#answered(thread, reply));
     thread.worker.on('error', (error) => this.#died(thread, error));
@@ -171,16 +208,19 @@ class NodeScanPool implements ScanPool {
   }
 
   #answered(thread: Thread, reply: ScanReply): void {
-    const job = thread.jobs.get(reply.id);
-    if (job === undefined) return;
-    thread.jobs.delete(reply.id);
-    if (thread.jobs.size === 0) thread.worker.unref();
-    if ('result' in reply) {
-      job.resolve(reply.result);
-    } else {
-      const { offset, length } = job.piece;
-      const error = Object.assign(new Error(reply.error.message), { code: reply.error.code });
-      job.reject(diskFailure(error, `${job.path}: scan of ${length} bytes at ${offset}`));
+    const jobs = thread.tasks.get(reply.id);
+    if (jobs === undefined) return;
+    thread.tasks.delete(reply.id);
+    if (thread.tasks.size === 0) thread.worker.unref();
+    let first = 0;
+    for (const [index, { piece, path, resolve, reject }] of jobs.entries()) {
+      const error = reply.errors.get(index);
+      if (error === undefined) resolve(reply.result, first);
+      else {
+        const cause = Object.assign(new Error(error.message), { code: error.code });
+        reject(diskFailure(cause, `${path}: scan of ${piece.length} bytes at ${piece.offset}`));
+      }
+      first += unitsOf(piece);
     }
     this.#dispatch();
   }
@@ -189,11 +229,11 @@ class NodeScanPool implements ScanPool {
     const index = this.#threads.indexOf(thread);
     if (index < 0) return;
     this.#threads.splice(index, 1);
-    for (const job of thread.jobs.values()) {
+    for (const { path, reject } of [...thread.tasks.values()].flat()) {
       // The cause may be a bug in there; it fails the scan, which is tried again, and is told.
-      job.reject(new Failure('scan-failed', `${job.path}: scan thread died: ${messageOf(error)}`, { cause: error }));
+      reject(new Failure('scan-failed', `${path}: scan thread died: ${messageOf(error)}`, { cause: error }));
     }
-    thread.jobs.clear();
+    thread.tasks.clear();
     this.#dispatch();
   }
 }

@@ -1,5 +1,5 @@
 /** Programs of this machine: found, run in the foreground, or run beside us. */
-import { spawn, spawnSync } from 'node:child_process';
+import { execFile, spawn, spawnSync } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import path from 'node:path';
 import process from 'node:process';
@@ -94,6 +94,32 @@ export async function runToEnd(command: readonly string[]): Promise<string> {
   const { status, signal } = await child.exited;
   if (status !== 0) throw programFailed(command[0]!, status, signal, stderr.at(-1));
   return stdout.join('\n');
+}
+
+interface BriefLimits {
+  readonly timeoutMs: number;
+  /** Bytes of stdout. */
+  readonly sizeMax: number;
+  /** Ends it before its time. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Runs a program whose answer is welcome and not worth waiting for: killed when it passes a limit. Returns its stdout,
+ * undefined when it failed, however; never rejects.
+ */
+export function runBriefly(command: readonly string[], limits: BriefLimits): Promise<string | undefined> {
+  const [program, ...args] = command as [string, ...string[]];
+  const { timeoutMs, sizeMax, signal } = limits;
+  const env = { ...process.env, LC_ALL: 'C' };
+  return new Promise((resolve) => {
+    execFile(
+      program,
+      args,
+      { timeout: timeoutMs, maxBuffer: sizeMax, killSignal: 'SIGKILL', signal, env },
+      (error, stdout) => resolve(error === null ? stdout : undefined),
+    );
+  });
 }
 
 function programFailed(program: string, status: number | null, signal: string | null, lastLine?: string): Failure {

@@ -24,8 +24,17 @@ export function checkScanRequest(disk: Disk, request: ScanRequest): void {
   }
 }
 
+/** How many units a range has, a short one at the end included. */
+export function unitsOf({ length, unitSize }: Pick<ScanRequest, 'length' | 'unitSize'>): number {
+  return Math.ceil(length / unitSize);
+}
+
 /** Room for the result of a range: all units not zero yet, all digests zero. */
 export function newScanResult(length: number, unitSize: number): ScanResult {
-  const units = Math.ceil(length / unitSize);
+  return newResult(unitsOf({ length, unitSize }));
+}
+
+/** The same for so many units. */
+export function newResult(units: number): ScanResult {
   return { zero: new Uint8Array(units), digests: new Uint8Array(units * DIGEST_SIZE) };
 }

@@ -1,9 +1,8 @@
-/** Entry of a scan thread: answers one piece after the other. */
+/** Entry of a scan thread: answers one task after the other. */
 import { setPriority } from 'node:os';
 import { parentPort } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
-import { errnoOf, messageOf } from '../base/failure.ts';
-import { type ScanPiece, type ScanReply, scanPiece } from './scan-piece.ts';
+import { type ScanTask, scanPieces } from './scan-piece.ts';
 
 /** Clients come first when processors are short. On Linux this concerns the calling thread alone. */
 const NICENESS = 5;
@@ -15,16 +14,8 @@ try {
 } catch {
   // Some containers forbid it; then all are equal.
 }
-port.on('message', (piece: ScanPiece) => {
-  let reply: ScanReply;
-  const transfer: ArrayBuffer[] = [];
-  try {
-    const result = scanPiece(piece);
-    reply = { id: piece.id, result };
-    transfer.push(result.zero.buffer as ArrayBuffer, result.digests.buffer as ArrayBuffer);
-  } catch (error) {
-    if (errnoOf(error) === undefined) throw error;
-    reply = { id: piece.id, error: { code: errnoOf(error), message: messageOf(error) } };
-  }
-  port.postMessage(reply, transfer);
+port.on('message', (task: ScanTask) => {
+  const reply = scanPieces(task);
+  const { zero, digests } = reply.result;
+  port.postMessage(reply, [zero.buffer as ArrayBuffer, digests.buffer as ArrayBuffer]);
 });

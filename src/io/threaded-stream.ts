@@ -22,6 +22,15 @@ import type { LinkStream, StreamEvents } from './network.ts';
 /** Bytes queued from which `write` asks to wait. */
 const QUEUE_HIGH_SIZE = MIB;
 
+/** What waits for room in the ring. */
+interface Pending {
+  readonly chunk: Uint8Array;
+  /** Called when the ring holds it. */
+  readonly sent: (() => void) | undefined;
+}
+
+const NOTHING = new Uint8Array(0);
+
 export class ThreadedStream implements LinkStream {
   readonly encrypted = true;
   readonly id: number;
@@ -34,7 +43,7 @@ export class ThreadedStream implements LinkStream {
   /** What the thread has told and nobody knows yet. */
   readonly #held = new Fifo<FromThread>();
   /** What did not fit into the ring. */
-  readonly #pending = new Fifo<Uint8Array>();
+  readonly #pending = new Fifo<Pending>();
   #pendingSize = 0;
   #bytesWritten = 0;
   #bytesRead = 0;
@@ -91,14 +100,19 @@ export class ThreadedStream implements LinkStream {
     this.#releaseLater();
   }
 
-  write(chunks: readonly Uint8Array[]): boolean {
+  write(chunks: readonly Uint8Array[], sent?: () => void): boolean {
     if (this.#ended || this.#destroyed || this.#gone) return false;
     for (const chunk of chunks) {
       this.#bytesWritten += chunk.length;
       const size = this.#pendingSize > 0 ? 0 : this.#writer.push(chunk);
       if (size === chunk.length) continue;
-      this.#pending.push(size === 0 ? chunk : chunk.subarray(size));
+      this.#pending.push({ chunk: size === 0 ? chunk : chunk.subarray(size), sent: undefined });
       this.#pendingSize += chunk.length - size;
+    }
+    // The ring holds a copy of what it has taken.
+    if (sent !== undefined) {
+      if (this.#pendingSize === 0) sent();
+      else this.#pending.push({ chunk: NOTHING, sent });
     }
     this.#publish();
     if (this.queuedSize < QUEUE_HIGH_SIZE) return true;
@@ -198,14 +212,16 @@ export class ThreadedStream implements LinkStream {
   /** The ring has room: for what is pending first. */
   #room(): void {
     if (this.#destroyed || this.#gone) return;
-    for (let chunk = this.#pending.first; chunk !== undefined; chunk = this.#pending.first) {
+    for (let next = this.#pending.first; next !== undefined; next = this.#pending.first) {
+      const { chunk, sent } = next;
       const size = this.#writer.push(chunk);
       this.#pendingSize -= size;
       if (size < chunk.length) {
-        this.#pending.replaceFirst(chunk.subarray(size));
+        this.#pending.replaceFirst({ chunk: chunk.subarray(size), sent });
         break;
       }
       this.#pending.shift();
+      sent?.();
     }
     this.#publish();
     if (this.#pendingSize > 0 || this.#writer.usedSize > RING_LOW_SIZE) {

@@ -145,10 +145,10 @@ export class Channel {
   }
 
   /** Sends frames as one socket write; false when the caller should wait for `drain`. Ignored after the end. */
-  send(chunks: readonly Uint8Array[]): boolean {
+  send(chunks: readonly Uint8Array[], sent?: () => void): boolean {
     if (this.#ended) return false;
     const before = this.#stream.bytesWritten;
-    const takesMore = this.#stream.write(chunks);
+    const takesMore = this.#stream.write(chunks, sent);
     this.#recordsSent += Math.ceil((this.#stream.bytesWritten - before) / RECORD_SIZE_MAX);
     return takesMore;
   }

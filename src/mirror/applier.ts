@@ -9,6 +9,7 @@
  */
 import { Failure } from '../base/failure.ts';
 import { Fifo } from '../base/fifo.ts';
+import { payloadPool } from '../base/payload-pool.ts';
 import { FRAME_BARRIER, FRAME_COMPLETE, FRAME_REPAIR, type Frame, FrameType } from '../link/frame.ts';
 import { decodeStage } from '../link/messages.ts';
 import type { MirrorImage } from './image.ts';
@@ -211,6 +212,8 @@ export class Applier {
   }
 
   #mutated(frame: Frame, repair: boolean): void {
+    // Its last owner is done with it.
+    if (frame.type === FrameType.WRITE) payloadPool.give(frame.payload);
     if (!repair) this.#image.target.setApplied(frame.sequence);
     if ((frame.flags & FRAME_BARRIER) !== 0) this.#endEpoch(frame.sequence);
   }

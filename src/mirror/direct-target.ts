@@ -3,7 +3,6 @@
  *
  * An epoch is durable before the first operation of the next touches the image: the applier waits for `barrier`.
  */
-import { payloadPool } from '../base/payload-pool.ts';
 import type { ImageParts } from './image-state.ts';
 import type { Descent } from './session-facts.ts';
 import type { Target } from './target.ts';
@@ -54,15 +53,12 @@ export class DirectTarget implements Target {
   }
 
   write(data: Buffer, offset: number): void | Promise<void> {
-    let pending: void | Promise<void>;
     try {
-      pending = this.#watched(this.#parts.disk.write(data, offset));
+      return this.#watched(this.#parts.disk.write(data, offset));
     } catch (error) {
       this.#parts.positions.spoiled();
       throw error;
     }
-    if (pending !== undefined) return pending.then(() => payloadPool.give(data));
-    payloadPool.give(data);
   }
 
   zero(offset: number, length: number): void | Promise<void> {

@@ -45,6 +45,8 @@ interface Owner {
   readonly hello: Hello;
   readonly channel: Channel;
   session: MirrorSession | undefined;
+  /** In the queue of rescans, from 1; 0 when admitted; undefined without a rescan. */
+  queuePlace: number | undefined;
   /** Resolves when the owner is gone and the image is free. */
   readonly gone: Promise<void>;
 }
@@ -96,7 +98,7 @@ export class MirrorExport {
     const gone = new Promise<void>((resolve) => {
       leave = resolve;
     });
-    const owner: Owner = { hello, channel, session: undefined, gone };
+    const owner: Owner = { hello, channel, session: undefined, queuePlace: undefined, gone };
     try {
       const claimed = this.#opening.then(() => this.#claim(owner));
       this.#opening = claimed.catch(() => undefined);
@@ -108,9 +110,11 @@ export class MirrorExport {
     }
     let leaveQueue: (() => void) | undefined;
     try {
-      const begin = await this.#negotiate(channel, hello, (release) => {
+      const begin = await this.#negotiate(owner, (release) => {
         leaveQueue = release;
       });
+      // Who needs no rescan after all, whatever it has asked for, holds no place.
+      if (!isRescan(begin)) leaveQueue?.();
       const image = await this.#prepare(hello, begin);
       const session = new MirrorSession(this.#world, channel, hello, begin.kind, image, () => {
         // The next one may rescan; this session goes on streaming, for days perhaps.
@@ -144,9 +148,11 @@ export class MirrorExport {
   status(): MirrorExportStatus | undefined {
     const image = this.#image;
     const path = imagePath(this.#directory, this.name);
-    const session = this.#owner?.session;
+    const owner = this.#owner;
+    const session = owner?.session;
     const problem = this.#problem?.problem;
-    if (image === undefined && problem === undefined) return undefined;
+    const queued = session === undefined && owner?.queuePlace !== undefined && owner.queuePlace > 0;
+    if (image === undefined && problem === undefined && !queued) return undefined;
     const state = image?.state;
     const positions = {
       received: session?.received ?? image?.applied ?? 0,
@@ -162,7 +168,8 @@ export class MirrorExport {
       volumeId: state?.volumeId.toString('hex') ?? '',
       generation: state?.generation.toString('hex') ?? '',
       run: state?.run.toString('hex') ?? '',
-      state: this.#stateName(image, session),
+      state: queued ? 'queued' : this.#stateName(image, session),
+      queuePlace: queued ? owner.queuePlace : undefined,
       consistent: image?.consistent ?? false,
       exact: image?.consistent === true && image.exact,
       committing: image?.committing ?? false,
@@ -173,7 +180,7 @@ export class MirrorExport {
       lastCommitAgeMs: ageOf(this.#world, image?.commits.lastMs),
       lastMessageAgeMs: this.#lastSession?.lastMessageAgeMs,
       lag: this.#lastSession?.lag,
-      primary: this.#owner?.channel.peerName,
+      primary: owner?.channel.peerName,
       problem,
     };
   }
@@ -272,7 +279,8 @@ export class MirrorExport {
   }
 
   /** WELCOME, the queue of rescans, BEGIN. */
-  async #negotiate(channel: Channel, hello: Hello, queued: (leave: () => void) => void): Promise<Begin> {
+  async #negotiate(owner: Owner, queued: (leave: () => void) => void): Promise<Begin> {
+    const { channel, hello } = owner;
     const image = this.#image;
     const position = image?.positionFor(hello) ?? NOWHERE;
     const run = offered(image?.run, hello.size);
@@ -294,12 +302,16 @@ export class MirrorExport {
       }),
     ]);
     let frame = await channel.take(OPENING_TIMEOUT_MS);
-    let admitted = false;
     if (frame.type === FrameType.RESCAN_REQUEST) {
+      // What was wrong before is over: it waits for others now.
+      this.#problem = undefined;
       queued(
-        this.#admission.request((place) => {
-          if (place === 0) admitted = true;
-          channel.send([encodeRescanPlace(place)]);
+        this.#admission.request({
+          told: (place) => {
+            owner.queuePlace = place;
+            channel.send([encodeRescanPlace(place)]);
+          },
+          movedMs: () => owner.session?.movedMs,
         }),
       );
       frame = await channel.take(QUEUE_TIMEOUT_MS);
@@ -307,8 +319,7 @@ export class MirrorExport {
     // The primary has looked at what we hold and does not want to go on.
     if (frame.type === FrameType.REFUSED) throw decodeRefused(frame);
     const begin = decodeBegin(frame);
-    if ((begin.kind === BeginKind.RESCAN || begin.kind === BeginKind.SEEDING) && !admitted)
-      throw new Failure('frame-invalid', 'a rescan that was not admitted');
+    if (isRescan(begin) && owner.queuePlace !== 0) throw new Failure('frame-invalid', 'a rescan that was not admitted');
     const objection = objectionTo(begin, hello, image, position);
     if (objection !== undefined) throw new Failure('frame-invalid', objection);
     return begin;
@@ -358,6 +369,10 @@ export class MirrorExport {
     if (!image.state.consistent) return 'seeding';
     return session.lag.operations < CATCH_UP_OPERATIONS ? 'streaming' : 'catch-up';
   }
+}
+
+function isRescan({ kind }: Begin): boolean {
+  return kind === BeginKind.RESCAN || kind === BeginKind.SEEDING;
 }
 
 function ageOf(world: World, atMs: number | undefined): number | undefined {

@@ -10,7 +10,7 @@ export interface MirrorOptions {
   readonly directory: string;
   readonly listen: Address;
   readonly tls: LinkTls;
-  /** Rescans that run at the same time; the others queue. Default 4. */
+  /** Rescans and first seedings that run at the same time; the others queue. At least 1; default 2. */
   readonly rescansMax?: number;
   /** Room for staged runs. Default: what the disk has; when it runs out the image stays as it is. */
   readonly staging?: StagingRules;

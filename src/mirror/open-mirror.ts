@@ -21,8 +21,8 @@ import type { MirrorStatus } from './status.ts';
 const SESSIONS_MAX = 1024;
 /** Exports that one mirror keeps. */
 const EXPORTS_MAX = 4096;
-/** Rescans that run at the same time; the others queue. */
-const RESCANS_MAX = 4;
+/** Rescans and first seedings that run at the same time; the others queue. */
+const RESCANS_MAX = 2;
 const HELLO_TIMEOUT_MS = 10_000;
 
 /**
@@ -36,7 +36,7 @@ export async function openMirror(world: World, log: Log, options: MirrorOptions)
   }
   const lock = await world.files.lockDirectory(directory);
   const rules = options.staging ?? DEFAULT_STAGING;
-  const admission = new Admission(options.rescansMax ?? RESCANS_MAX);
+  const admission = new Admission(options.rescansMax ?? RESCANS_MAX, world);
   const exports = new Map<string, MirrorExport>();
   const sessions = new Set<Promise<void>>();
   /** Connections that have not said HELLO yet. */
@@ -92,7 +92,8 @@ export async function openMirror(world: World, log: Log, options: MirrorOptions)
       address: listener.address,
       status(): MirrorStatus {
         const shown = [...exports.values()].map((one) => one.status()).filter((status) => status !== undefined);
-        return { role: 'mirror', directory, listening: formatAddress(listener.address), exports: shown };
+        const listening = formatAddress(listener.address);
+        return { role: 'mirror', directory, listening, rescans: admission.status, exports: shown };
       },
       async recover(image: string, dryRun: boolean): Promise<RecoverReport> {
         const found = [...exports.values()].find((one) => imagePath(directory, one.name) === image);

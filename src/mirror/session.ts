@@ -11,7 +11,7 @@ import type { Timer } from '../io/clock.ts';
 import { digestOf } from '../io/digest.ts';
 import type { World } from '../io/world.ts';
 import type { Channel } from '../link/channel.ts';
-import { encodeFrame, type Frame, FrameType } from '../link/frame.ts';
+import { encodeFrame, FRAME_REPAIR, type Frame, FrameType } from '../link/frame.ts';
 import { type BeginKindCode, encodeAck, type Hello, type Positions } from '../link/messages.ts';
 import { RescanTarget } from '../rescan/target.ts';
 import { Applier, checkOperation } from './applier.ts';
@@ -46,6 +46,9 @@ export class MirrorSession {
   /** What ended the applier; perhaps only after the channel had ended. */
   #failure: Failure | undefined;
   #lastMessageMs: number;
+  /** When the rescan last got on, and whether it does with what is coming in now. The stream beside it says nothing. */
+  #movedMs: number;
+  #moved = false;
   #primarySequence = 0;
   #primaryUnsentSize = 0;
   readonly #ended: Promise<Failure | undefined>;
@@ -68,13 +71,17 @@ export class MirrorSession {
     this.#received = image.target.applied;
     this.#primarySequence = this.#received;
     this.#lastMessageMs = world.clock.nowMs();
+    this.#movedMs = this.#lastMessageMs;
     this.#ended = new Promise((resolve) => {
       this.#end = resolve;
     });
     this.#target = new RescanTarget(
       () => image.view,
       world,
-      (reply) => channel.send([reply]),
+      (reply) => {
+        this.#movedMs = world.clock.nowMs();
+        channel.send([reply]);
+      },
       (error) => this.#applier.abort(error),
     );
     this.#applier = new Applier(image, {
@@ -96,6 +103,11 @@ export class MirrorSession {
 
   get received(): number {
     return this.#received;
+  }
+
+  /** When the rescan last got on, by the world's clock. Copying a staged run into the image counts. */
+  get movedMs(): number {
+    return this.#image.committing ? this.#world.clock.nowMs() : this.#movedMs;
   }
 
   get lastMessageAgeMs(): number {
@@ -154,9 +166,11 @@ export class MirrorSession {
   #frame(frame: Frame): void {
     switch (frame.type) {
       case FrameType.DIGEST_REQUEST:
+        this.#moved = true;
         this.#target.request(frame);
         return;
       case FrameType.PASS:
+        this.#moved = true;
         this.#target.passExpected();
         break;
       case FrameType.WRITE:
@@ -165,6 +179,7 @@ export class MirrorSession {
       case FrameType.CHECKPOINT:
         this.#received = Math.max(this.#received, frame.sequence);
         this.#primaryUnsentSize = Math.max(0, this.#primaryUnsentSize - frame.payload.length);
+        if (frame.type === FrameType.CHECKPOINT || (frame.flags & FRAME_REPAIR) !== 0) this.#moved = true;
         break;
       default:
         break;
@@ -175,6 +190,8 @@ export class MirrorSession {
 
   #batch(): void {
     this.#lastMessageMs = this.#world.clock.nowMs();
+    if (this.#moved) this.#movedMs = this.#lastMessageMs;
+    this.#moved = false;
     if (this.#applier.backlogSize > BACKLOG_SIZE_MAX) this.channel.pauseReading();
     this.#ackSoon();
   }

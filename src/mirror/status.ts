@@ -23,7 +23,9 @@ export interface MirrorExportStatus {
   readonly generation: string;
   readonly run: string;
   /** `streaming` etc. as far as the mirror knows: what it is doing with this export. */
-  readonly state: 'waiting' | 'catch-up' | 'streaming' | 'rescan' | 'seeding' | 'failed';
+  readonly state: 'waiting' | 'queued' | 'catch-up' | 'streaming' | 'rescan' | 'seeding' | 'failed';
+  /** While `queued`: its place among those that wait for a rescan or first seeding, from 1. */
+  readonly queuePlace: number | undefined;
   /**
    * True when the image is the primary's content at some position, or a legal crash state of it; false until a first
    * seeding is complete, while a committed run is being copied, and where a staged run went on without room.
@@ -57,9 +59,21 @@ export interface MirrorExportStatus {
   readonly problem: { readonly code: string; readonly message: string; readonly hint: string } | undefined;
 }
 
+/** Rescans and first seedings of all exports. */
+export interface RescansStatus {
+  /** `--rescans-max` */
+  readonly limit: number;
+  /** How many were let in and are not complete. */
+  readonly running: number;
+  /** How many of these have not got on for so long that others are let in beside them. */
+  readonly stuck: number;
+  readonly waiting: number;
+}
+
 export interface MirrorStatus {
   readonly role: 'mirror';
   readonly directory: string;
   readonly listening: string;
+  readonly rescans: RescansStatus;
   readonly exports: readonly MirrorExportStatus[];
 }

@@ -10,6 +10,7 @@ import type { MirrorLinkStatus, PrimaryStatus } from '../primary/status.ts';
 import { type Paint, plainPaint } from './paint.ts';
 import { pastRescanText, rescanText } from './progress-text.ts';
 import { alignPairs } from './table.ts';
+import { verificationPairs } from './verification-text.ts';
 
 type Pair = readonly [label: string, value: string];
 
@@ -43,7 +44,9 @@ function mirrorLinkLine(link: MirrorLinkStatus): string {
 
 function detailOf(link: MirrorLinkStatus): string {
   if (link.rescan !== undefined) return rescanText(link.rescan);
-  if (link.state === 'behind' || link.state === 'queued') return `${formatSize(link.markedSize)} to be compared`;
+  if (link.state === 'behind' || link.state === 'queued') {
+    return `${formatSize(link.markedSize)} to be compared${placeText(link.queuePlace)}`;
+  }
   const retry = link.nextAttemptMs === undefined ? '' : `, next attempt in ${formatDuration(link.nextAttemptMs)}`;
   return `${lagText(link)} behind${retry}`;
 }
@@ -51,6 +54,18 @@ function detailOf(link: MirrorLinkStatus): string {
 function lagText(link: MirrorLinkStatus): string {
   const { operations, bytes, ms } = link.lag;
   return `${plural(operations, 'operation')}, ${formatSize(bytes)}, ${formatDuration(ms)}`;
+}
+
+/** `, 3rd of those that wait` */
+function placeText(place: number | undefined): string {
+  return place === undefined ? '' : `, ${ordinal(place)} of those that wait`;
+}
+
+/** `1st`, `2nd`, `11th` */
+function ordinal(value: number): string {
+  const teens = value % 100 >= 11 && value % 100 <= 13;
+  const ending = teens ? 'th' : (['th', 'st', 'nd', 'rd'][value % 10] ?? 'th');
+  return `${count(value)}${ending}`;
 }
 
 /** A whole number with thousands apart. */
@@ -102,13 +117,17 @@ function mirrorLinkText(link: MirrorLinkStatus, paint: Paint): string[] {
     ],
   ];
   if (link.unreadableSize > 0) pairs.push(['unreadable', paint.bad(formatSize(link.unreadableSize))]);
-  if (link.rescan !== undefined) pairs.push(['rescan', rescanText(link.rescan)]);
+  if (link.rescan !== undefined) {
+    const limit = link.rescanRate === undefined ? '' : `, at most ${formatSize(link.rescanRate)}/s`;
+    pairs.push(['rescan', `${rescanText(link.rescan)}${limit}`]);
+  }
   if (link.lastRescan !== undefined) pairs.push(['last rescan', pastRescanText(link.lastRescan)]);
+  if (link.verification !== undefined) pairs.push(...verificationPairs(link.verification, paint));
   const retry = link.nextAttemptMs === undefined ? '' : `\nnext attempt in ${formatDuration(link.nextAttemptMs)}`;
   pairs.push(...problemPairs(link.problem, retry, paint));
   const state = stateColour(link.state, paint)(link.state);
   return [
-    `  mirror ${paint.strong(link.mirror)}  ${state} for ${formatDuration(link.stateAgeMs)}`,
+    `  mirror ${paint.strong(link.mirror)}  ${state} for ${formatDuration(link.stateAgeMs)}${placeText(link.queuePlace)}`,
     ...faintLabels(pairs, '    ', paint),
   ];
 }
@@ -154,13 +173,25 @@ function modeText({ mode, agreement }: MirrorLinkStatus, paint: Paint): string {
 }
 
 function mirrorText(status: MirrorDaemonStatus, paint: Paint): string[] {
-  const pairs: Pair[] = [['listening', status.listening]];
+  const pairs: Pair[] = [
+    ['listening', status.listening],
+    ['rescans', rescansText(status.rescans, paint)],
+  ];
   if (status.exports.length === 0) pairs.push(['exports', 'none yet: they appear when a primary connects']);
   return [
     `${paint.strong('mirror')}  ${status.directory}  ${paint.faint(processText(status))}`,
     ...faintLabels(pairs, '  ', paint),
     ...status.exports.flatMap((entry) => mirrorExportText(entry, paint)),
   ];
+}
+
+/** Rescans and first seedings of all exports. */
+function rescansText({ limit, running, stuck, waiting }: MirrorDaemonStatus['rescans'], paint: Paint): string {
+  const most = `at most ${count(limit)} at a time`;
+  if (running === 0 && waiting === 0) return `none, ${most}`;
+  const lent = stuck === 0 ? '' : `, ${paint.bad(`${count(stuck)} of these stuck: others are let in beside`)}`;
+  const queue = waiting === 0 ? '' : `, ${count(waiting)} waiting`;
+  return `${count(running)} running${lent}${queue}; ${most}`;
 }
 
 function mirrorExportText(entry: MirrorExportStatus, paint: Paint): string[] {
@@ -177,10 +208,14 @@ function mirrorExportText(entry: MirrorExportStatus, paint: Paint): string[] {
     ...problemPairs(entry.problem, '', paint),
   ];
   const state = stateColour(entry.state, paint)(entry.state);
-  return [`  ${paint.strong(entry.name)}  ${state}`, ...faintLabels(pairs, '    ', paint)];
+  return [
+    `  ${paint.strong(entry.name)}  ${state}${placeText(entry.queuePlace)}`,
+    ...faintLabels(pairs, '    ', paint),
+  ];
 }
 
-function contentText({ consistent, exact, committing }: MirrorExportStatus, paint: Paint): string {
+function contentText({ consistent, exact, committing, state, size }: MirrorExportStatus, paint: Paint): string {
+  if (state === 'queued' && size === 0) return paint.busy('none yet');
   if (committing)
     return paint.bad('half new: a complete staged run has yet to be copied (`nbdtwin recover`, or a primary)');
   if (!consistent) return paint.busy('being filled: not consistent until this is done');

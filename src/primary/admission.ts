@@ -8,8 +8,11 @@ import { decodeRefused } from '../link/messages.ts';
 /** While others rescan, the mirror only pings; the longest wait a timer can hold. */
 const QUEUE_TIMEOUT_MS = 2 ** 31 - 1;
 
-/** Resolves when the mirror lets the rescan begin. Failures: the mirror's refusal, the end of the channel. */
-export async function admission(channel: Channel, log: Log): Promise<void> {
+/**
+ * Resolves when the mirror lets the rescan begin; until then `placed` is called with each place in the queue, from 1.
+ * Failures: the mirror's refusal, the end of the channel.
+ */
+export async function admission(channel: Channel, log: Log, placed: (place: number) => void): Promise<void> {
   channel.send([encodeFrame(FrameType.RESCAN_REQUEST)]);
   for (;;) {
     const frame = await channel.take(QUEUE_TIMEOUT_MS);
@@ -18,6 +21,7 @@ export async function admission(channel: Channel, log: Log): Promise<void> {
       throw new Failure('frame-invalid', 'the mirror does not name a place in the queue');
     }
     if (frame.length === 0) return;
+    placed(frame.length);
     log.info({ place: frame.length }, 'the mirror is busy with other rescans: waiting');
   }
 }

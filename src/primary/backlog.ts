@@ -202,10 +202,11 @@ export class Backlog {
     this.#overflow.announce();
   }
 
-  /** The payload of a remark has been handed to the stream and is not needed again: the window may have room now. */
-  releaseRemark(entry: WindowEntry): void {
-    this.window.releaseRemark(entry);
+  /** See Window.releaseRemark: the window may have room now. */
+  releaseRemark(entry: WindowEntry): boolean {
+    const isLast = this.window.releaseRemark(entry);
     if (this.#overflow.rung !== 'window') this.#overflow.feed();
+    return isLast;
   }
 
   /**

@@ -53,6 +53,12 @@ export class KeyRenewal {
     return this.#stream;
   }
 
+  /** It waits for a comparison to end, or is under way. */
+  get isDue(): boolean {
+    const ageMs = this.#world.clock.nowMs() - this.#startMs;
+    return this.#session.channel.bytesSent >= this.#limits.rekeySize || ageMs >= this.#limits.rekeyIntervalMs;
+  }
+
   /** The session has ended. */
   stop(): void {
     this.#stopped = true;
@@ -60,10 +66,8 @@ export class KeyRenewal {
   }
 
   #look(): void {
-    const ageMs = this.#world.clock.nowMs() - this.#startMs;
-    const { bytesSent, recordsSent } = this.#session.channel;
-    const due = bytesSent >= this.#limits.rekeySize || ageMs >= this.#limits.rekeyIntervalMs;
-    if (recordsSent < RECORDS_MAX && (!due || this.#session.comparing)) {
+    const { recordsSent } = this.#session.channel;
+    if (recordsSent < RECORDS_MAX && (!this.isDue || this.#session.comparing)) {
       this.#timer = this.#world.clock.after(LOOK_INTERVAL_MS, () => this.#look());
       return;
     }

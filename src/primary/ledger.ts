@@ -85,11 +85,6 @@ export class Ledger {
     return this.#bytesWritten;
   }
 
-  /** Mutations and flushes so far: whether clients are active. */
-  get activity(): number {
-    return this.#sequence + this.#counts.flushes;
-  }
-
   /** True when a mutation of the range may touch the disk now. */
   admits(offset: number, length: number): boolean {
     return this.#started && !this.#closed && (this.#map === undefined || this.#map.covers(offset, length));

@@ -9,55 +9,33 @@
 import { Backoff } from '../base/backoff.ts';
 import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
-import { type Address, formatAddress, type LinkStream } from '../io/network.ts';
+import { formatAddress, type LinkStream } from '../io/network.ts';
 import type { World } from '../io/world.ts';
-import { Channel, type ChannelTiming, DEFAULT_TIMING } from '../link/channel.ts';
+import { Channel, DEFAULT_TIMING } from '../link/channel.ts';
 import { NO_POSITIONS, type Positions } from '../link/messages.ts';
-import type { LinkTls } from '../secure/tls.ts';
 import type { Agreement } from './agreement.ts';
 import type { CheckpointNumbers } from './checkpoints.ts';
+import type { ClientLoad } from './client-load.ts';
 import type { Own } from './decide.ts';
 import type { DirtyRegions } from './dirty-regions.ts';
 import { KeyRenewal } from './key-renewal.ts';
 import { lagOf } from './lag.ts';
 import type { Ledger } from './ledger.ts';
 import type { LocalDisk } from './local-disk.ts';
-import { type Introduction, type Opened, open } from './opening.ts';
+import { DEFAULT_RETRY, type MirrorLinkSettings, type RetryTiming } from './mirror-link-settings.ts';
+import { type Opened, open } from './opening.ts';
 import type { Replica } from './replica.ts';
 import { PrimarySession } from './session.ts';
-import type { MirrorLinkStatus, RescanProgress, SessionState, VerifyReport } from './status.ts';
+import { StagingNeed } from './staging-need.ts';
+import type { MirrorLinkStatus, RescanProgress, SessionState } from './status.ts';
 import { type SessionEvent, transition } from './transitions.ts';
 
 const CONNECT_TIMEOUT_MS = 10_000;
-/** What the mirror says of its room is not the whole truth (quotas, thin pools): after so long it is tried all the same. */
-const STAGING_PATIENCE_MS = 600_000;
 /** How long a stop waits for what was said last to leave. */
 const PARTING_MS_MAX = 100;
 const PARTING_STEP_MS = 2;
 /** A session that lasted so long has shown that both ends can work with each other. */
 const STEADY_MS = 2_000;
-
-export interface RetryTiming {
-  readonly firstMs: number;
-  readonly lastMs: number;
-  /** After a refusal that needs a human. */
-  readonly refusedMs: number;
-  /** After the window overran. */
-  readonly behindMs: number;
-}
-
-const DEFAULT_RETRY: RetryTiming = { firstMs: 200, lastMs: 10_000, refusedMs: 60_000, behindMs: 1_000 };
-
-export interface MirrorLinkSettings {
-  readonly address: Address;
-  readonly tls: LinkTls;
-  readonly introduction: Omit<Introduction, 'mode'>;
-  readonly rescanRate: number | undefined;
-  readonly rekeySize: number;
-  readonly rekeyIntervalMs: number;
-  readonly timing?: ChannelTiming | undefined;
-  readonly retry?: RetryTiming | undefined;
-}
 
 export class MirrorLink {
   readonly #world: World;
@@ -69,6 +47,8 @@ export class MirrorLink {
   readonly #ledger: Ledger;
   readonly #agreement: Agreement;
   readonly #regions: DirtyRegions;
+  readonly #load: ClientLoad;
+  readonly #stagingNeed: StagingNeed;
   readonly #retry: RetryTiming;
   readonly #backoff: Backoff;
   #own: Own;
@@ -76,15 +56,14 @@ export class MirrorLink {
   #stateMs: number;
   #session: PrimarySession | undefined;
   #channel: Channel | undefined;
+  #queuePlace: number | undefined;
+  #renewal: KeyRenewal | undefined;
   #replicaId: string | undefined;
   #problem: Failure | undefined;
   #positions: Positions = NO_POSITIONS;
   #lastRescan: RescanProgress | undefined;
   /** The session has a staged run open. */
   #staged = false;
-  /** Bytes that the last staged run, which the mirror had no room for, would have needed at least. */
-  #stagingNeeded = 0;
-  #stagingFullMs = 0;
   #wireSent = 0;
   #wireReceived = 0;
   #sessions = 0;
@@ -105,6 +84,7 @@ export class MirrorLink {
     ledger: Ledger,
     agreement: Agreement,
     regions: DirtyRegions,
+    load: ClientLoad,
   ) {
     this.#world = world;
     this.#log = log.child({ mirror: formatAddress(settings.address) });
@@ -116,6 +96,8 @@ export class MirrorLink {
     this.#ledger = ledger;
     this.#agreement = agreement;
     this.#regions = regions;
+    this.#load = load;
+    this.#stagingNeed = new StagingNeed(world.clock);
     this.#retry = settings.retry ?? DEFAULT_RETRY;
     this.#backoff = new Backoff(this.#retry.firstMs, this.#retry.lastMs, () => world.random.uniform());
     this.#stateMs = world.clock.nowMs();
@@ -157,11 +139,27 @@ export class MirrorLink {
     while (channel.queuedSize > 0 && clock.nowMs() < untilMs) await clock.sleep(PARTING_STEP_MS);
   }
 
-  verify(onProgress: (progress: RescanProgress) => void): Promise<VerifyReport> {
+  /** The session, when it can be used for a verify. Failure: `not-ready`. */
+  inStep(): PrimarySession {
     if (this.#session === undefined || (this.#state !== 'streaming' && this.#state !== 'catch-up')) {
-      return Promise.reject(new Failure('not-ready', `the mirror is ${this.#state}, not streaming`));
+      throw new Failure('not-ready', `the mirror is ${this.#state}, not streaming`);
     }
-    return this.#session.verify(onProgress);
+    return this.#session;
+  }
+
+  /** The keys are to be renewed, as soon as no comparison runs. */
+  get renewalDue(): boolean {
+    return this.#renewal?.isDue === true;
+  }
+
+  /** Hexadecimal, once known. */
+  get replicaId(): string | undefined {
+    return this.#replicaId;
+  }
+
+  /** Every operation up to here is durably in the mirror's image, as far as it has said in this run. */
+  get durable(): number {
+    return (this.#session?.positions ?? this.#positions).durable;
   }
 
   status(): MirrorLinkStatus {
@@ -175,17 +173,19 @@ export class MirrorLink {
       stateAgeMs: nowMs - this.#stateMs,
       mode: this.#agreement.mode,
       agreement: this.#agreement.status,
+      queuePlace: this.#queuePlace,
       replicaId: this.#replicaId,
       problem: this.#problem?.problem,
       ...positions,
       lag: { operations: this.#replica.sequence - positions.applied, ...lagOf(this.#replica, nowMs) },
       window: { used: window.usedSize, limit: window.limit },
       spool: { used: spooledSize, limit: spoolLimit, rung, rungChanges },
-      staging: { used: positions.stagedSize, needed: this.#stagingNeeded },
+      staging: { used: positions.stagedSize, needed: this.#stagingNeed.size },
       map: { valid: regions.valid, set: regions.setCount, version: regions.version },
       markedSize: marks.markedSize,
       unreadableSize: marks.unreadableSize,
       regionSize: marks.regionSize,
+      rescanRate: this.#settings.rescanLimit.bytesPerSecond,
       rescan: this.#session?.rescan,
       lastRescan: this.#lastRescan,
       wireSent: this.#wireSent + (this.#channel?.bytesSent ?? 0),
@@ -224,7 +224,6 @@ export class MirrorLink {
     const channel = new Channel(stream, this.#world.clock, this.#settings.timing ?? DEFAULT_TIMING);
     this.#channel = channel;
     this.#move('linked');
-    let renewal: KeyRenewal | undefined;
     let stagingRoom = 0;
     try {
       const opened = await this.#opening(channel);
@@ -236,7 +235,8 @@ export class MirrorLink {
       if (!this.#replica.keeping) channel.close();
       this.#sessions += 1;
       this.#problem = undefined;
-      renewal = new KeyRenewal(this.#world, this.#log, session, this.#settings, () => this.#connect());
+      const renewal = new KeyRenewal(this.#world, this.#log, session, this.#settings, () => this.#connect());
+      this.#renewal = renewal;
       const openedMs = this.#world.clock.nowMs();
       const reason = await session.run(opened.first, opened.begun);
       // A session that lasted was a success: the next failure waits briefly again.
@@ -249,12 +249,12 @@ export class MirrorLink {
       // The mirror should know why, too.
       if (isFailure(error) && !channel.ended) channel.refuse(error);
       if (isFailure(error, 'staging-full') && this.#session !== undefined) {
-        this.#stagingNeeded = Math.max(this.#session.positions.stagedSize, stagingRoom) + 1;
-        this.#stagingFullMs = this.#world.clock.nowMs();
+        this.#stagingNeed.wasFull(this.#session.positions.stagedSize, stagingRoom);
       }
       throw error;
     } finally {
-      renewal?.stop();
+      this.#renewal?.stop();
+      this.#renewal = undefined;
       this.#replica.sessionEnded();
       this.#staged = false;
       this.#agreement.counts(false);
@@ -280,7 +280,6 @@ export class MirrorLink {
   }
 
   #opening(channel: Channel): Promise<Opened> {
-    const nowMs = this.#world.clock.nowMs();
     return open({
       channel,
       log: this.#log,
@@ -289,9 +288,12 @@ export class MirrorLink {
       ledger: this.#ledger,
       introduction: { ...this.#settings.introduction, mode: this.#agreement.mode },
       own: this.#own,
-      stagingNeeded: nowMs - this.#stagingFullMs < STAGING_PATIENCE_MS ? this.#stagingNeeded : 0,
+      stagingNeeded: this.#stagingNeed.binding,
       staging: () => {
         this.#staged = true;
+      },
+      placed: (place) => {
+        this.#queuePlace = place;
       },
       moved: (event) => this.#move(event),
     });
@@ -305,8 +307,8 @@ export class MirrorLink {
       this.#replica,
       this.#local,
       this.#numbers,
-      () => this.#ledger.activity,
-      { mode: this.#agreement.mode, rescanRate: this.#settings.rescanRate },
+      this.#load,
+      { mode: this.#agreement.mode, rescanLimit: this.#settings.rescanLimit },
       {
         state: (event) => this.#move(event),
         acknowledged: ({ applied, durable }) => {
@@ -315,8 +317,7 @@ export class MirrorLink {
         },
         staged: (open) => {
           this.#staged = open;
-          // There was room after all.
-          if (!open) this.#stagingNeeded = 0;
+          if (!open) this.#stagingNeed.wasMet();
           this.#count();
         },
         rescanned: (progress) => {
@@ -358,6 +359,7 @@ export class MirrorLink {
     if (next === this.#state) return;
     this.#log.debug({ from: this.#state, to: next }, 'state');
     this.#state = next;
+    this.#queuePlace = undefined;
     this.#stateMs = this.#world.clock.nowMs();
     this.#count();
   }

@@ -8,6 +8,7 @@ import { parseExportName } from '../base/export-name.ts';
 import { isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import { GIB } from '../base/units.ts';
+import type { Clock } from '../io/clock.ts';
 import type { DiskIdentity } from '../io/disk.ts';
 import type { World } from '../io/world.ts';
 import { DirtyMap, dirtyMapPath } from '../store/dirty-map.ts';
@@ -15,16 +16,21 @@ import { RangeLock } from '../volume/range-lock.ts';
 import { Agreement, ASYNC } from './agreement.ts';
 import { Backlog } from './backlog.ts';
 import { CheckpointNumbers } from './checkpoints.ts';
+import { ClientLoad } from './client-load.ts';
 import { DirtyRegions } from './dirty-regions.ts';
 import { type LastStop, openLastStop } from './last-stop.ts';
 import { Ledger } from './ledger.ts';
 import type { LocalDisk } from './local-disk.ts';
 import { MirrorLink } from './mirror-link.ts';
 import { MirrorRegions } from './mirror-regions.ts';
+import { Pacing, type RateLimit } from './pacing.ts';
+import { PeriodicVerify } from './periodic-verify.ts';
 import type { Primary, PrimaryOptions } from './primary.ts';
 import { RegionSequences } from './region-sequences.ts';
 import { Replica } from './replica.ts';
 import { ReplicatingVolume } from './replicating-volume.ts';
+import { Verification } from './verification.ts';
+import { VerifyRecord } from './verify-record.ts';
 
 /** Regions of the dirty map that stay marked though in step, unless told otherwise. */
 const DIRTY_ACTIVE = 4096;
@@ -113,6 +119,17 @@ async function openParts(
   return { map, backlog, inOrder: kept !== undefined && restored && map.found === 'kept', mapChanged };
 }
 
+/** Waits for `work`, but not for longer. */
+async function within(clock: Clock, limitMs: number, work: Promise<void>): Promise<void> {
+  let late: () => void = () => undefined;
+  const end = new Promise<void>((resolve) => {
+    late = resolve;
+  });
+  const timer = clock.after(limitMs, late);
+  await Promise.race([work, end]);
+  timer.cancel();
+}
+
 /** This run is under way, and no clean stop vouches for anything any more. Durable on return. */
 async function recordRun(world: World, { file, lineage, earlierRuns }: LastStop): Promise<void> {
   await file.write({ ...file.state, run: lineage.run, earlierRuns, clean: false });
@@ -145,7 +162,8 @@ function start(
   });
   const local: LocalDisk = { volume: options.volume, disk, lock: new RangeLock() };
   const agreement = new Agreement(world.clock, log, options.agreement ?? ASYNC, () => ledger.sequence);
-  const volume = new ReplicatingVolume(local, ledger, agreement);
+  const load = new ClientLoad(world.clock);
+  const volume = new ReplicatingVolume(local, ledger, agreement, load);
   const syncLocal = (): Promise<void> => ledger.sync(() => options.volume.flush());
   const regions = new DirtyRegions(world.clock, log, map, PLANE, sequences, options.dirtyActive ?? DIRTY_ACTIVE, {
     recorded: () =>
@@ -159,6 +177,7 @@ function start(
     syncLocal,
     isFree: (offset, length) => local.lock.isFree(offset, length),
   });
+  const rescanLimit: RateLimit = { bytesPerSecond: options.rescanRate };
   const link = new MirrorLink(
     world,
     log,
@@ -166,7 +185,7 @@ function start(
       address: options.mirror,
       tls: options.tls,
       introduction: { exportName: options.exportName, volumeId: state.volumeId, windowSize: options.windowSize },
-      rescanRate: options.rescanRate,
+      rescanLimit,
       rekeySize: options.rekeySize,
       rekeyIntervalMs: options.rekeyIntervalMs,
       timing: options.timing,
@@ -185,8 +204,28 @@ function start(
     ledger,
     agreement,
     regions,
+    load,
+  );
+  const pace = (bytesPerSecond: number): Pacing => new Pacing(world.clock, replica.window, { bytesPerSecond }, load);
+  const verification = new Verification(
+    link,
+    options.periodicVerify &&
+      new PeriodicVerify(
+        {
+          clock: world.clock,
+          link,
+          record: new VerifyRecord(world.files, log, options.stateDirectory, disk.size),
+          pacing: pace(options.periodicVerify.rate),
+          size: disk.size,
+          uniform: () => world.random.uniform(),
+          restate: (offset, length) => volume.restate(offset, length),
+        },
+        log,
+        options.periodicVerify,
+      ),
   );
   link.start();
+  verification.start();
 
   return {
     volume,
@@ -199,13 +238,21 @@ function start(
       sequence: ledger.sequence,
       operations: { ...ledger.counts },
       bytesWritten: ledger.bytesWritten,
-      mirrors: [link.status()],
+      mirrors: [{ ...link.status(), ...verification.status() }],
     }),
-    verify: (onProgress) => link.verify(onProgress),
+    setRescanRate(bytesPerSecond) {
+      rescanLimit.bytesPerSecond = bytesPerSecond;
+    },
+    verify: (onProgress) => verification.verify(onProgress),
     async close(drainMs) {
+      // A mirror that does not answer ends it only with the session.
+      const compared = verification.stop();
       ledger.close();
       await volume.idle();
+      await within(world.clock, drainMs, compared);
       await link.stop(drainMs);
+      await compared;
+      await verification.close();
       agreement.close();
       const identity = await sealed();
       await regions.settle();

@@ -54,6 +54,8 @@ export interface OpeningParts {
   readonly stagingNeeded: number;
   /** What follows is a staged run: the mirror does not count, whatever the state is called. */
   staging(): void;
+  /** The place in the mirror's queue of rescans, from 1. */
+  placed(place: number): void;
   moved(event: Extract<SessionEvent, 'resumed' | 'scope-needed' | 'seeding-admitted' | 'rescan-admitted'>): void;
 }
 
@@ -134,7 +136,7 @@ async function begin(parts: OpeningParts, welcome: Welcome): Promise<Begun> {
   const seeding = !welcome.seeded;
   if (!seeding) checkRoom(parts, welcome);
   parts.moved('scope-needed');
-  await admission(parts.channel, log);
+  await admission(parts.channel, log, (place) => parts.placed(place));
   const { after, resumed } = await beginComparison(parts, welcome, seeding);
   const scope = replica.marks.count === replica.marks.regionCount ? 'everything' : 'marked';
   parts.moved(seeding ? 'seeding-admitted' : 'rescan-admitted');

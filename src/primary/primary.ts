@@ -4,7 +4,8 @@ import type { ChannelTiming } from '../link/channel.ts';
 import type { LinkTls } from '../secure/tls.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { AgreementSettings } from './agreement.ts';
-import type { RetryTiming } from './mirror-link.ts';
+import type { RetryTiming } from './mirror-link-settings.ts';
+import type { PeriodicVerifySettings } from './periodic-verify.ts';
 import type { PrimaryStatus, RescanProgress, VerifyReport } from './status.ts';
 
 export interface PrimaryOptions {
@@ -29,7 +30,7 @@ export interface PrimaryOptions {
   readonly regionSize?: number;
   /** Regions that stay marked in the dirty map though the mirror is in step; 4096 unless given. */
   readonly dirtyActive?: number;
-  /** Bytes per second that a rescan may read and send; undefined: adaptive. */
+  /** Bytes per second that a rescan may read, to begin with; undefined: as fast as clients allow. */
   readonly rescanRate: number | undefined;
   /** Bytes on one link session before its keys are renewed. */
   readonly rekeySize: number;
@@ -39,6 +40,8 @@ export interface PrimaryOptions {
   readonly agreement?: AgreementSettings;
   /** Compare everything at the first contact, whatever is known. */
   readonly rescanAll: boolean;
+  /** Compare everything every so often; undefined: never. */
+  readonly periodicVerify?: PeriodicVerifySettings | undefined;
   /** Liveness of the link and pauses between attempts; for tests. */
   readonly timing?: ChannelTiming;
   readonly retry?: RetryTiming;
@@ -48,6 +51,8 @@ export interface Primary {
   /** The replicating layer: serve this. */
   readonly volume: Volume;
   status(): PrimaryStatus;
+  /** Bytes per second that a rescan may read from now on, one that runs included; undefined: as fast as clients allow. */
+  setRescanRate(bytesPerSecond: number | undefined): void;
   /** Compares both images while serving. Fails with `not-ready` unless in catch-up or streaming. */
   verify(onProgress: (progress: RescanProgress) => void): Promise<VerifyReport>;
   /**

@@ -19,6 +19,8 @@ export class Questions {
   /** By what was asked; the same may be asked again before an answer to an abandoned question has come. */
   readonly #asked = new Map<string, Asked[]>();
   #openCount = 0;
+  /** Asked in this turn: they go out together. */
+  #unsent: Buffer[] = [];
   readonly #waiting: (() => void)[] = [];
   #ended: Failure | undefined;
 
@@ -40,7 +42,7 @@ export class Questions {
       if (others === undefined) this.#asked.set(key, [{ resolve, reject }]);
       else others.push({ resolve, reject });
       this.#openCount += 1;
-      this.#channel.send([encodeDigestRequest(offset, length, unit)]);
+      this.#send(encodeDigestRequest(offset, length, unit));
     });
   }
 
@@ -55,6 +57,16 @@ export class Questions {
     this.#openCount -= 1;
     asked.resolve(decodeDigestReply(frame, this.#size));
     this.#waiting.shift()?.();
+  }
+
+  #send(question: Buffer): void {
+    this.#unsent.push(question);
+    if (this.#unsent.length > 1) return;
+    queueMicrotask(() => {
+      const questions = this.#unsent;
+      this.#unsent = [];
+      this.#channel.send(questions);
+    });
   }
 
   end(): void {

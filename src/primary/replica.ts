@@ -29,7 +29,7 @@ import type { MirrorRegions } from './mirror-regions.ts';
 import type { ReplicaEvents, ReplicaStart } from './replica-events.ts';
 import { RunningPass } from './running-pass.ts';
 import { StagedRun } from './staged-run.ts';
-import type { Window } from './window.ts';
+import type { Window, WindowEntry } from './window.ts';
 
 export type OperationType = typeof FrameType.WRITE | typeof FrameType.ZERO;
 
@@ -162,7 +162,10 @@ export class Replica {
     this.#overrun(offset, length);
   }
 
-  /** Something that belongs to this session only, at the place of the stream up to which operations are on their way. */
+  /**
+   * Something that belongs to this session only, at the place of the stream up to which operations are on their way. What
+   * is returned keeps its `data` until it has been sent, or the session is over.
+   */
   remark(
     type: (typeof FrameType)['WRITE' | 'ZERO' | 'PASS' | 'CHECKPOINT' | 'CHECK' | 'STAGE'],
     flags: number,
@@ -170,9 +173,10 @@ export class Replica {
     length: number,
     data?: Uint8Array,
     sequence = this.streamSequence,
-  ): void {
-    this.window.push(type, flags, sequence, offset, length, data, true, this.#clock.nowMs());
+  ): Pick<WindowEntry, 'data'> {
+    const entry = this.window.push(type, flags, sequence, offset, length, data, true, this.#clock.nowMs());
     this.#events.appended(false);
+    return entry;
   }
 
   /** The last operation in front of what is remarked now: of all, or of those that are not in the spool. */

@@ -16,6 +16,7 @@
  * What the mode demands of the mirror is waited for last: nothing is locked then, the local disk has done its part, and
  * nobody but the client waits. In `async` there is nothing to wait for.
  */
+import { assert } from '../base/assert.ts';
 import { isFailure } from '../base/failure.ts';
 import { InFlight } from '../base/in-flight.ts';
 import { SharedCall } from '../base/shared-call.ts';
@@ -28,6 +29,7 @@ import {
   type ZeroOptions,
 } from '../volume/volume.ts';
 import type { Agreement } from './agreement.ts';
+import type { ClientLoad } from './client-load.ts';
 import type { Ledger } from './ledger.ts';
 import type { LocalDisk } from './local-disk.ts';
 import { runsOfZeroes } from './runs-of-zeroes.ts';
@@ -42,6 +44,7 @@ export class ReplicatingVolume implements Volume {
   readonly #local: LocalDisk;
   readonly #ledger: Ledger;
   readonly #agreement: Agreement;
+  readonly #load: ClientLoad;
   readonly contexts: readonly string[];
   /** What is under way on this side: mutations, their repairs, and syncs. Not what waits for the mirror alone. */
   readonly #inFlight = new InFlight();
@@ -51,10 +54,11 @@ export class ReplicatingVolume implements Volume {
     return this.#syncLocal();
   });
 
-  constructor(local: LocalDisk, ledger: Ledger, agreement: Agreement) {
+  constructor(local: LocalDisk, ledger: Ledger, agreement: Agreement, load: ClientLoad) {
     this.#local = local;
     this.#ledger = ledger;
     this.#agreement = agreement;
+    this.#load = load;
     this.contexts = [...local.volume.contexts, UNREPLICATED_CONTEXT];
   }
 
@@ -67,10 +71,73 @@ export class ReplicatingVolume implements Volume {
   }
 
   read(target: Buffer, offset: number): void | Promise<void> {
-    return this.#local.volume.read(target, offset);
+    return this.#load.request(this.#local.volume.read(target, offset));
   }
 
   write(offset: number, data: Uint8Array, options: WriteOptions): void | Promise<void> {
+    return this.#load.request(this.#write(offset, data, options));
+  }
+
+  zero(offset: number, length: number, options: ZeroOptions): Promise<void> {
+    return this.#load.request(
+      this.#agreed(
+        this.#inTurn(
+          offset,
+          length,
+          () => this.#local.volume.zero(offset, length, { ...options, fua: false }),
+          () => this.#ledger.zeroed(offset, length, 'zeroes'),
+          options.fua,
+        ),
+        options.fua,
+      ),
+    );
+  }
+
+  trim(offset: number, length: number, options: WriteOptions): Promise<boolean> {
+    let punched = false;
+    const done = this.#inTurn(
+      offset,
+      length,
+      async () => {
+        punched = await this.#local.volume.trim(offset, length, WITHOUT_FUA);
+      },
+      // Where nothing changed there is nothing to be durable.
+      () => (punched ? this.#ledger.zeroed(offset, length, 'trims') : undefined),
+      options.fua,
+    );
+    return this.#load.request(this.#agreed(done, options.fua).then(() => punched));
+  }
+
+  flush(): Promise<void> {
+    this.#ledger.flushed();
+    return this.#load.request(this.#durable(this.#ledger.sequence));
+  }
+
+  cache(offset: number, length: number): void {
+    this.#local.volume.cache(offset, length);
+  }
+
+  extents(context: string, offset: number, length: number, countMax: number): Extent[] | Promise<Extent[]> {
+    if (context === UNREPLICATED_CONTEXT) return this.#ledger.unreplicated(offset, length, countMax);
+    return this.#local.volume.extents(context, offset, length, countMax);
+  }
+
+  /** Makes the local disk durable for our own sake: no client asked, and no epoch ends. Failures: those of `flush`. */
+  syncLocal(): Promise<void> {
+    return this.#inFlight.during(this.#syncLocal());
+  }
+
+  /** Resolves when nothing is under way on this side; requests may still wait for the mirror. */
+  idle(): Promise<void> {
+    return this.#inFlight.idle();
+  }
+
+  /** The primary closes what lies underneath, after the mirrors have been told. */
+  close(): Promise<void> {
+    return this.idle();
+  }
+
+  #write(offset: number, data: Uint8Array, options: WriteOptions): void | Promise<void> {
     const fua = options.fua;
     if (!this.#ledger.admits(offset, data.length) || !this.#local.lock.isFree(offset, data.length)) {
       return this.#agreed(
@@ -110,61 +177,15 @@ export class ReplicatingVolume implements Volume {
     );
   }
 
-  zero(offset: number, length: number, options: ZeroOptions): Promise<void> {
-    return this.#agreed(
-      this.#inTurn(
-        offset,
-        length,
-        () => this.#local.volume.zero(offset, length, { ...options, fua: false }),
-        () => this.#ledger.zeroed(offset, length, 'zeroes'),
-        options.fua,
-      ),
-      options.fua,
-    );
-  }
-
-  trim(offset: number, length: number, options: WriteOptions): Promise<boolean> {
-    let punched = false;
-    const done = this.#inTurn(
-      offset,
-      length,
-      async () => {
-        punched = await this.#local.volume.trim(offset, length, WITHOUT_FUA);
-      },
-      // Where nothing changed there is nothing to be durable.
-      () => (punched ? this.#ledger.zeroed(offset, length, 'trims') : undefined),
-      options.fua,
-    );
-    return this.#agreed(done, options.fua).then(() => punched);
-  }
-
-  flush(): Promise<void> {
-    this.#ledger.flushed();
-    return this.#durable(this.#ledger.sequence);
-  }
-
-  cache(offset: number, length: number): void {
-    this.#local.volume.cache(offset, length);
-  }
-
-  extents(context: string, offset: number, length: number, countMax: number): Extent[] | Promise<Extent[]> {
-    if (context === UNREPLICATED_CONTEXT) return this.#ledger.unreplicated(offset, length, countMax);
-    return this.#local.volume.extents(context, offset, length, countMax);
-  }
-
-  /** Makes the local disk durable for our own sake: no client asked, and no epoch ends. Failures: those of `flush`. */
-  syncLocal(): Promise<void> {
-    return this.#inFlight.during(this.#syncLocal());
-  }
-
-  /** Resolves when nothing is under way on this side; requests may still wait for the mirror. */
-  idle(): Promise<void> {
-    return this.#inFlight.idle();
-  }
-
-  /** The primary closes what lies underneath, after the mirrors have been told. */
-  close(): Promise<void> {
-    return this.idle();
+  /**
+   * What the disk holds in a range enters the stream once more, as an operation of its own: a mirror that holds something
+   * else there is repaired by it, in order with what clients write, and the range is marked until it is durable there.
+   * At most READ_BACK_SIZE bytes. Resolves with the sequence at which the mirror holds it. Failures: `io-error` when it
+   * cannot be read (nothing is sent), `shutting-down`, those of the marks.
+   */
+  restate(offset: number, length: number): Promise<number> {
+    assert(length <= READ_BACK_SIZE, 'restated in small pieces');
+    return this.#inFlight.during(this.#restate(offset, length));
   }
 
   #syncLocal(): Promise<void> {
@@ -234,11 +255,30 @@ export class ReplicatingVolume implements Volume {
         this.#ledger.unreadable(at, data.length);
         continue;
       }
-      for (const run of runsOfZeroes(data, at)) {
-        if (run.zero) this.#ledger.zeroed(at + run.from, run.to - run.from, 'zeroes');
-        else this.#ledger.wrote(at + run.from, data.subarray(run.from, run.to));
-      }
+      this.#forward(at, data);
     }
+  }
+
+  async #restate(offset: number, length: number): Promise<number> {
+    const hold = this.#local.lock.acquire(offset, length);
+    try {
+      if (hold.ready !== undefined) await hold.ready;
+      if (!this.#ledger.admits(offset, length)) await this.#ledger.admit(offset, length);
+      const data = Buffer.allocUnsafeSlow(length);
+      await this.#local.volume.read(data, offset);
+      return this.#forward(offset, data);
+    } finally {
+      this.#local.lock.release(hold);
+    }
+  }
+
+  /** What the disk holds, locked, as operations. Returns the sequence of the last. */
+  #forward(offset: number, data: Buffer): number {
+    for (const run of runsOfZeroes(data, offset)) {
+      if (run.zero) this.#ledger.zeroed(offset + run.from, run.to - run.from, 'zeroes');
+      else this.#ledger.wrote(offset + run.from, data.subarray(run.from, run.to));
+    }
+    return this.#ledger.sequence;
   }
 }
 

@@ -22,6 +22,8 @@ import type { RescanProgress } from './status.ts';
 
 /** A differing range is read and sent in pieces of this size: how long a client's write may have to wait for its range. */
 const PIECE_SIZE = 256 * KIB;
+/** What cannot be read is told apart in blocks of this size. */
+const BLOCK_SIZE = 4 * KIB;
 const CHECKPOINT_INTERVAL_MS = 5_000;
 /**
  * A few bad blocks must not keep a mirror from existing: it keeps what it has there, and `status` shows them. But a disk
@@ -38,6 +40,7 @@ export class Rescan {
   readonly #replica: Replica;
   readonly #checkpoints: Checkpoints;
   readonly #scope: RescanProgress['scope'];
+  readonly #startMs: number;
   #comparison: Comparison | undefined;
   #pass = 0;
   #shippedSize = 0;
@@ -68,7 +71,8 @@ export class Rescan {
     this.#replica = replica;
     this.#checkpoints = checkpoints;
     this.#scope = scope;
-    this.#checkpointMs = means.clock.nowMs();
+    this.#startMs = means.clock.nowMs();
+    this.#checkpointMs = this.#startMs;
   }
 
   /**
@@ -81,6 +85,7 @@ export class Rescan {
       for (;;) {
         await this.#streamPastLeftOut();
         const scopeSize = await this.#runPass();
+        await this.#whatWasReadStreams();
         this.#replica.comparing.endPass();
         await this.#streamPast(this.#replica.sequence);
         // From here to the placing nothing may come in between: an operation left out would not be seen.
@@ -106,7 +111,21 @@ export class Rescan {
   progress(): RescanProgress | undefined {
     const progress = this.#comparison?.progress();
     if (progress === undefined) return undefined;
-    return { ...progress, shippedSize: this.#shippedSize, zeroedSize: this.#zeroedSize, converging: this.#converging };
+    return {
+      ...progress,
+      shippedSize: this.#shippedSize,
+      zeroedSize: this.#zeroedSize,
+      elapsedMs: this.#means.clock.nowMs() - this.#startMs,
+      etaMs: this.#etaMs(progress),
+      converging: this.#converging,
+    };
+  }
+
+  /** What has been marked again meanwhile is still to come, and more of it will. */
+  #etaMs({ scopeSize, comparedSize, elapsedMs }: RescanProgress): number | undefined {
+    const { remarkedSize } = this.#replica.marks;
+    const netSize = comparedSize - remarkedSize;
+    return netSize <= 0 ? undefined : ((scopeSize - comparedSize + remarkedSize) / netSize) * elapsedMs;
   }
 
   /** Returns the bytes that were in its scope. */
@@ -118,12 +137,14 @@ export class Rescan {
     const key = this.#random.bytes(DIGEST_KEY_SIZE);
     const snapshot = this.#replica.beginPass();
     const scopeSize = this.#replica.marks.markedSize;
-    this.#replica.remark(FrameType.PASS, 0, 0, 0, key);
+    const pass = this.#replica.remark(FrameType.PASS, 0, 0, 0, key);
     this.#comparison = new Comparison(this.#means, {
       scope: this.#scope,
       scopeSize,
       key,
+      seeding: this.#replica.stagedRun.kind === undefined,
       pass: this.#pass,
+      passSent: () => pass.data === undefined,
       next: (offset, lengthMax) => this.#replica.marks.nextOf(snapshot, offset, lengthMax),
       reached: (end) => this.#replica.comparing.passReached(end),
       differing: (range) => this.#repair(range),
@@ -138,6 +159,21 @@ export class Rescan {
   async #streamPastLeftOut(): Promise<void> {
     while (!this.#replica.isPast(this.#replica.comparing.leftOutThrough))
       await this.#streamPast(this.#replica.comparing.leftOutThrough);
+  }
+
+  /**
+   * A mutation that is under way on the local disk may have been read in part, and has no sequence yet: what completes the
+   * rescan must stand behind it, else the image would hold some of it and not what it covered.
+   */
+  async #whatWasReadStreams(): Promise<void> {
+    let settled = false;
+    void this.#means.local.lock.settled().then(() => {
+      settled = true;
+    });
+    await this.#means.pacing.until(
+      () => settled,
+      () => this.#means.ended(),
+    );
   }
 
   /** Waits until the stream has got past an operation: what a pass has read may be newer than what is still spooled. */
@@ -171,16 +207,28 @@ export class Rescan {
     const end = range.offset + range.length;
     for (let at = range.offset; at < end; ) {
       const length = Math.min(end, alignDown(at, PIECE_SIZE) + PIECE_SIZE) - at;
-      if (!this.#replica.window.hasRoomFor(length)) this.#settleRepairs();
-      await this.#means.pacing.room(length, () => this.#means.ended());
-      if (this.#means.ended()) return;
-      try {
-        await readLocked(this.#means.local, at, length, (data) => this.#ship(at, data, range.remoteZero));
-      } catch (error) {
-        if (!isFailure(error, 'io-error')) throw error;
-        this.#unreadable({ offset: at, length });
-      }
+      await this.#repairPiece(at, length, range.remoteZero);
       at += length;
+    }
+  }
+
+  async #repairPiece(offset: number, length: number, remoteZero: boolean): Promise<void> {
+    if (!this.#replica.window.hasRoomFor(length)) this.#settleRepairs();
+    await this.#means.pacing.room(length, () => this.#means.ended());
+    if (this.#means.ended()) return;
+    try {
+      await readLocked(this.#means.local, offset, length, (data) => this.#ship(offset, data, remoteZero));
+    } catch (error) {
+      if (!isFailure(error, 'io-error')) throw error;
+      if (length <= BLOCK_SIZE) {
+        this.#unreadable({ offset, length });
+        return;
+      }
+      // One bad block must not hide its neighbours.
+      const end = offset + length;
+      for (let at = offset; at < end; at += BLOCK_SIZE) {
+        await this.#repairPiece(at, Math.min(BLOCK_SIZE, end - at), remoteZero);
+      }
     }
   }
 

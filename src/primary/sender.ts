@@ -6,6 +6,7 @@
  * its TLS record costs more than the operations in it.
  */
 
+import { payloadPool } from '../base/payload-pool.ts';
 import type { Clock, Timer } from '../io/clock.ts';
 import type { Channel } from '../link/channel.ts';
 import { FrameType, HEADER_SIZE, putHeader } from '../link/frame.ts';
@@ -70,11 +71,17 @@ export class Sender {
     if (!this.#replica.window.hasUnsent) return;
     this.#sentMs = this.#clock.nowMs();
     while (this.#writable && !this.#channel.ended && this.#replica.window.hasUnsent) {
-      this.#writable = this.#channel.send(this.#gather());
+      const spent: Uint8Array[] = [];
+      const chunks = this.#gather(spent);
+      const sent = (): void => {
+        for (const data of spent) payloadPool.give(data);
+      };
+      this.#writable = this.#channel.send(chunks, spent.length === 0 ? undefined : sent);
     }
   }
 
-  #gather(): Uint8Array[] {
+  /** Payloads whose buffers are not needed once all of it is sent go to `spent`. */
+  #gather(spent: Uint8Array[]): Uint8Array[] {
     const { backlog, window } = this.#replica;
     if (this.#slab.length - this.#slabAt < HEADER_SIZE * BATCH_FRAMES) {
       this.#slab = Buffer.allocUnsafeSlow(SLAB_SIZE);
@@ -107,7 +114,7 @@ export class Sender {
       chunks.push(headers.subarray(headersFrom, headersTo), data);
       headersFrom = headersTo;
       size += data.length;
-      if (entry.remark) backlog.releaseRemark(entry);
+      if (entry.remark && backlog.releaseRemark(entry)) spent.push(data);
     }
     if (headersTo > headersFrom) chunks.push(headers.subarray(headersFrom, headersTo));
     this.#slabAt = headersTo;

@@ -15,29 +15,33 @@ import type { Channel } from '../link/channel.ts';
 import { encodeFrame, type Frame, FrameType } from '../link/frame.ts';
 import { decodeAck, NO_POSITIONS, type Positions } from '../link/messages.ts';
 import { type CheckpointNumbers, Checkpoints } from './checkpoints.ts';
+import type { ClientLoad } from './client-load.ts';
 import type { ComparisonMeans } from './comparison.ts';
 import type { LocalDisk } from './local-disk.ts';
 import { mergedMeans } from './merged-means.ts';
 import { sendMerged } from './merged-run.ts';
 import type { Begun } from './opening.ts';
-import { Pacing } from './pacing.ts';
+import { Pacing, type RateLimit } from './pacing.ts';
 import { Questions } from './questions.ts';
 import type { Replica } from './replica.ts';
 import { Rescan } from './rescan.ts';
 import { Sender } from './sender.ts';
-import type { RescanProgress, VerifyReport } from './status.ts';
+import { Standing } from './standing.ts';
+import type { RescanProgress } from './status.ts';
 import type { SessionEvent } from './transitions.ts';
 import { Verify } from './verify.ts';
 
-/** Shares of the window between which a mirror counts as streaming: hysteresis, so that the state does not flap. */
-const LAGGING_SHARE = 1 / 2;
-const CAUGHT_UP_SHARE = 1 / 16;
-/** How soon after a change the state may change again. */
-const DWELL_MS = 500;
-
 export interface SessionSettings {
   readonly mode: Mode;
-  readonly rescanRate: number | undefined;
+  readonly rescanLimit: RateLimit;
+}
+
+/** How a verify differs from one that somebody waits for. */
+interface VerifyMeans {
+  /** Its own pace. */
+  readonly pacing?: Pacing;
+  /** It ends before the session does. */
+  readonly isOver?: () => boolean;
 }
 
 export interface SessionEvents {
@@ -61,6 +65,7 @@ export class PrimarySession {
   readonly #means: ComparisonMeans;
   #rescan: Rescan | undefined;
   #verify: Verify | undefined;
+  #hurried = false;
   /** What the mirror's image holds, in this run; frozen while a staged run is open. */
   #positions: Positions = NO_POSITIONS;
   /** A staged run is open. */
@@ -72,8 +77,7 @@ export class PrimarySession {
   #catchingUp = false;
   /** Came while a staged run was open, but tells of its image after the commit. */
   #early: Positions | undefined;
-  #streaming = false;
-  #streamingMs: number;
+  readonly #standing: Standing;
   readonly #ended: Promise<Failure | undefined>;
   #end: (reason: Failure | undefined) => void = () => undefined;
 
@@ -84,7 +88,7 @@ export class PrimarySession {
     replica: Replica,
     local: LocalDisk,
     numbers: CheckpointNumbers,
-    activity: () => number,
+    load: ClientLoad,
     settings: SessionSettings,
     events: SessionEvents,
   ) {
@@ -97,13 +101,13 @@ export class PrimarySession {
     this.#mode = settings.mode;
     this.#questions = new Questions(channel, local.disk.size);
     this.#checkpoints = new Checkpoints(replica, numbers);
-    this.#streamingMs = world.clock.nowMs();
+    this.#standing = new Standing(world.clock, replica, (event) => events.state(event));
     this.#means = {
       clock: world.clock,
       scan: world.scan,
       local,
       questions: this.#questions,
-      pacing: new Pacing(world.clock, replica.window, settings.rescanRate, activity),
+      pacing: new Pacing(world.clock, replica.window, settings.rescanLimit, load),
       ended: () => channel.ended,
     };
     this.#ended = new Promise((resolve) => {
@@ -126,8 +130,9 @@ export class PrimarySession {
 
   /** The window has something to send. */
   appended(ended: boolean): void {
-    // A staged run is hurried too: its repairs and questions wait for each other.
-    this.#sender.schedule(this.#mode === 'sync' || (this.#mode === 'flush' && ended) || this.comparing);
+    // A comparison is hurried too: its repairs and questions wait for each other. A slow one that nobody waits for is not.
+    const hurried = this.#rescan !== undefined || this.#staged || (this.#verify !== undefined && this.#hurried);
+    this.#sender.schedule(this.#mode === 'sync' || (this.#mode === 'flush' && ended) || hurried);
     // A mirror that hangs acknowledges nothing: what it lacks shows here.
     this.#judge();
   }
@@ -166,14 +171,19 @@ export class PrimarySession {
     return reason;
   }
 
-  /** Compares both images. Failures: `not-ready` while rescanning or verifying, `connection-lost`. */
-  async verify(onProgress: (progress: RescanProgress) => void): Promise<VerifyReport> {
+  /** Compares images by `run`. Failures: `not-ready` while rescanning or verifying, those of `run`. */
+  async verify<T>(means: VerifyMeans, run: (verify: Verify) => Promise<T>): Promise<T> {
     if (this.comparing || this.channel.ended) throw new Failure('not-ready', 'the mirror is not in step yet');
-    this.#verify = new Verify(this.#means, this.#world.random, this.#replica);
+    const ended = (): boolean => this.channel.ended || means.isOver?.() === true;
+    const pacing = means.pacing ?? this.#means.pacing;
+    this.#verify = new Verify({ ...this.#means, pacing, ended }, this.#world.random, this.#replica);
+    this.#hurried = means.pacing === undefined;
     try {
-      return await this.#verify.run(onProgress);
+      return await run(this.#verify);
     } finally {
       this.#verify = undefined;
+      // Everything has been answered: what was asked need not stay in the window until there is something to acknowledge.
+      if (!this.channel.ended) this.#settle();
     }
   }
 
@@ -279,23 +289,8 @@ export class PrimarySession {
     this.mergedReady();
   }
 
-  /** Streaming or catching up, by how full the window is. */
   #judge(): void {
-    if (this.#rescan !== undefined || this.#staged) return;
-    const { unappliedSize, limit } = this.#replica.window;
-    const { isInWindow } = this.#replica.backlog;
-    if (this.#streaming) {
-      if (isInWindow && unappliedSize <= limit * LAGGING_SHARE) return;
-      const nowMs = this.#world.clock.nowMs();
-      if (nowMs - this.#streamingMs < DWELL_MS) return;
-      this.#streaming = false;
-      this.#streamingMs = nowMs;
-      this.#events.state('lagging');
-    } else if (isInWindow && unappliedSize <= limit * CAUGHT_UP_SHARE) {
-      this.#streaming = true;
-      this.#streamingMs = this.#world.clock.nowMs();
-      this.#events.state('caught-up');
-    }
+    if (this.#rescan === undefined && !this.#staged) this.#standing.judge();
   }
 
   /** Runs beside the stream. The session ends when it fails: a later one goes on where it was. */
@@ -381,7 +376,7 @@ export class PrimarySession {
       this.#events.rescanned(progress);
       this.#events.state('rescan-complete');
       this.#rescan = undefined;
-      this.#streaming = false;
+      this.#standing.begin();
       this.#committed(sequence);
     } finally {
       this.#rescan = undefined;

@@ -23,8 +23,12 @@ export interface RescanProgress {
   /** Bytes of data that the mirror was sent to repair differences, and bytes made zero there. */
   readonly shippedSize: number;
   readonly zeroedSize: number;
+  /** Since the first pass began. */
   readonly elapsedMs: number;
-  /** Remaining time at the present rate; undefined while unknown. */
+  /**
+   * Remaining time at the rate of this pass, with what has been marked anew meanwhile; undefined while unknown, and when
+   * more is marked than is compared.
+   */
   readonly etaMs: number | undefined;
   /** 1 for the first pass of this rescan; more when blocks were dirtied faster than they could be sent. */
   readonly pass: number;
@@ -52,6 +56,8 @@ export interface MirrorLinkStatus {
   readonly state: SessionState;
   /** Milliseconds in this state. */
   readonly stateAgeMs: number;
+  /** While `queued`: its place among those that wait for the mirror, from 1; undefined until it is told. */
+  readonly queuePlace: number | undefined;
   /** Hexadecimal replica id, once known. */
   readonly replicaId: string | undefined;
   /** Why the last session ended or was refused. */
@@ -86,6 +92,8 @@ export interface MirrorLinkStatus {
   /** Bytes in regions that the local disk could not read. */
   readonly unreadableSize: number;
   readonly regionSize: number;
+  /** Bytes per second that a rescan may read; undefined: as fast as clients allow. */
+  readonly rescanRate: number | undefined;
   readonly rescan: RescanProgress | undefined;
   /** The last rescan that completed. */
   readonly lastRescan: RescanProgress | undefined;
@@ -95,6 +103,51 @@ export interface MirrorLinkStatus {
   readonly sessions: number;
   /** Milliseconds until the next attempt, while offline or refused. */
   readonly nextAttemptMs: number | undefined;
+  /** With --verify-every. */
+  readonly verification?: VerificationStatus;
+}
+
+/** What a cycle of the periodic verification has found so far. */
+export interface VerificationResult {
+  /** Bytes that differed, in blocks of 4096, and how many of them the mirror has been repaired by, durably. */
+  readonly differingSize: number;
+  readonly repairedSize: number;
+  /** Bytes that the local disk could not read. */
+  readonly unreadableSize: number;
+  /** That differed or could not be read: the first ones, in order. */
+  readonly ranges: readonly DifferingRange[];
+  readonly truncated: boolean;
+}
+
+/** @see periodic-verify.ts */
+export interface VerificationStatus {
+  /** Milliseconds from the beginning of a cycle to that of the next. */
+  readonly everyMs: number;
+  readonly repair: boolean;
+  readonly running:
+    | (VerificationResult & {
+        /** Milliseconds since the cycle began. */
+        readonly elapsedMs: number;
+        /** Everything below has been compared, of `size` bytes. */
+        readonly reached: number;
+        readonly size: number;
+        /** Bytes per second, lately; undefined: not yet in this process. */
+        readonly rate: number | undefined;
+        /** Why it does not get on. */
+        readonly problem: string | undefined;
+      })
+    | undefined;
+  /** The last cycle that was completed. */
+  readonly last:
+    | (VerificationResult & {
+        readonly elapsedMs: number;
+        readonly comparedSize: number;
+        /** Milliseconds since it was complete. */
+        readonly ageMs: number;
+      })
+    | undefined;
+  /** Milliseconds until the next cycle, while none is under way. */
+  readonly nextInMs: number | undefined;
 }
 
 export interface PrimaryStatus {
@@ -119,6 +172,8 @@ export interface PrimaryStatus {
 interface DifferingRange {
   readonly offset: number;
   readonly length: number;
+  /** What lies there as far as the file system on the disk tells: the path of a file, say. Of a few first ranges. */
+  readonly owner?: string;
 }
 
 export interface VerifyReport {

@@ -121,12 +121,14 @@ export class Window {
     data: Uint8Array | undefined,
     remark: boolean,
     atMs: number,
-  ): void {
+  ): WindowEntry {
     assert(sequence >= (this.#entries.at(-1)?.sequence ?? this.#baseSequence), 'the window is in order');
     if (!remark) this.#throughSize += length;
-    this.#entries.push({ type, flags, sequence, offset, length, data, remark, atMs, throughSize: this.#throughSize });
+    const entry = { type, flags, sequence, offset, length, data, remark, atMs, throughSize: this.#throughSize };
+    this.#entries.push(entry);
     this.#usedSize += ENTRY_OVERHEAD_SIZE;
     if (data !== undefined) this.#pin(data);
+    return entry;
   }
 
   /**
@@ -188,10 +190,13 @@ export class Window {
     return entry;
   }
 
-  /** The payload of a remark has been handed to the stream and is not needed again. */
-  releaseRemark(entry: WindowEntry): void {
+  /**
+   * The payload of a remark has been handed to the stream and is not needed again. True when nothing else here holds its
+   * underlying buffer: it may be used again as soon as it has been sent.
+   */
+  releaseRemark(entry: WindowEntry): boolean {
     assert(entry.remark, 'only remarks are released before they are recorded');
-    this.#unpin(entry);
+    return this.#unpin(entry);
   }
 
   /** The mirror has applied up to `sequence`. */
@@ -282,19 +287,20 @@ export class Window {
     this.#pinned.set(data.buffer, holders + 1);
   }
 
-  /** `reuse`: the mirror has recorded it, so nothing will send it any more. */
-  #unpin(entry: WindowEntry, reuse = false): void {
+  /** `reuse`: the mirror has recorded it, so nothing will send it any more. True when it was the last holder of its buffer. */
+  #unpin(entry: WindowEntry, reuse = false): boolean {
     const data = entry.data;
-    if (data === undefined) return;
+    if (data === undefined) return false;
     entry.data = undefined;
     const holders = this.#pinned.get(data.buffer)!;
     if (holders > 1) {
       this.#pinned.set(data.buffer, holders - 1);
-      return;
+      return false;
     }
     this.#pinned.delete(data.buffer);
     this.#usedSize -= data.buffer.byteLength;
     if (reuse) payloadPool.give(data);
+    return true;
   }
 
   #compact(): void {

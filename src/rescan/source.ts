@@ -18,7 +18,7 @@
  */
 import { assert } from '../base/assert.ts';
 import { Failure, isFailure } from '../base/failure.ts';
-import { GIB, MIB } from '../base/units.ts';
+import { alignDown, GIB, MIB } from '../base/units.ts';
 import { DIGEST_SIZE, type ScanResult } from '../io/scan-pool.ts';
 import { DIGEST_COUNT_MAX, DIGEST_UNITS, type DigestUnit } from '../link/digests.ts';
 
@@ -31,6 +31,12 @@ export interface Range {
 export interface DifferingRange extends Range {
   /** The mirror holds zeroes there: local zeroes need not be sent. */
   readonly remoteZero: boolean;
+}
+
+/** Bytes of one batch of coarse digests, a multiple of 1 MiB, and how many batches are under way at the same time. */
+export interface Stride {
+  readonly batchSize: number;
+  readonly batches: number;
 }
 
 export interface SourcePorts {
@@ -48,37 +54,49 @@ export interface SourcePorts {
   unreadable(range: Range): void;
   /** The range is compared and what differed stands in the stream. In order of offset. */
   compared(range: Range): void;
+  /** The mirror is being filled for the first time: it holds zeroes nearly everywhere, and what is here is read once, to be sent. */
+  readonly seeding: boolean;
   /** Waits until the pass may go on: the rate, clients first. `readSize` bytes were read here; holes are not. */
   pace(readSize: number): Promise<void>;
+  /** How much to compare at a time, from now on. */
+  stride(): Stride;
   /** True when the session has ended: the pass stops with `connection-lost`. */
   ended(): boolean;
 }
 
-/** Bytes of one batch of coarse digests, and of one that is all hole locally. */
-const BATCH_SIZE = 32 * MIB;
+/** Bytes of a batch that is all hole locally. */
 const HOLE_BATCH_SIZE = GIB;
-const BATCHES_IN_FLIGHT = 3;
+
+/**
+ * Where more units than this share differed of late, the next batches begin with the next finer ones: looking into nearly
+ * all of them again would read them twice. Not those that are all hole here: there no unit is looked into again.
+ */
+const FINER_SHARE = [1 / 4, 3 / 4] as const;
 
 /** Runs one pass. Rejects when a digest of the mirror cannot be had, the session ends, or a port fails. */
 export async function runPass(ports: SourcePorts): Promise<void> {
   const batches: { range: Range; readSize: number; differing: Promise<DifferingRange[]> }[] = [];
   let offset = 0;
+  let firstLevel = 0;
   try {
     for (;;) {
-      while (batches.length < BATCHES_IN_FLIGHT) {
-        const next = nextBatch(ports, offset);
+      const stride = ports.stride();
+      while (batches.length < stride.batches) {
+        const next = nextBatch(ports, offset, stride.batchSize);
         if (next === undefined) break;
         const { range, readSize } = next;
         offset = range.offset + range.length;
         ports.reached(offset);
-        const differing = compare(ports, range);
+        const differing = compare(ports, range, ports.seeding || readSize === 0 ? 0 : firstLevel);
         // Awaited in order below; until then a failure must not count as unhandled.
         differing.catch(() => undefined);
         batches.push({ range, readSize, differing });
       }
       const batch = batches.shift();
       if (batch === undefined) return;
-      for (const range of await batch.differing) {
+      const differing = await batch.differing;
+      if (batch.readSize > 0) firstLevel = firstLevelAfter(batch.range, differing);
+      for (const range of differing) {
         if (ports.ended()) throw new Failure('connection-lost', 'the session ended during a pass');
         await ports.differing(range);
       }
@@ -92,11 +110,15 @@ export async function runPass(ports: SourcePorts): Promise<void> {
 }
 
 /** Long where the local side is a hole (one question to the mirror settles it), else of moderate length. */
-function nextBatch(ports: SourcePorts, offset: number): { range: Range; readSize: number } | undefined {
-  const first = ports.next(offset, BATCH_SIZE);
+function nextBatch(
+  ports: SourcePorts,
+  offset: number,
+  batchSize: number,
+): { range: Range; readSize: number } | undefined {
+  const first = ports.next(offset, batchSize);
   if (first === undefined) return undefined;
   const data = ports.seekData(first.offset);
-  if (data <= first.offset + BATCH_SIZE) return { range: first, readSize: first.length };
+  if (data <= first.offset + batchSize) return { range: first, readSize: first.length };
   const range = ports.next(offset, HOLE_BATCH_SIZE);
   assert(range !== undefined && range.offset === first.offset, 'the scope does not move under a pass');
   if (data >= range.offset + range.length) return { range, readSize: 0 };
@@ -105,10 +127,10 @@ function nextBatch(ports: SourcePorts, offset: number): { range: Range; readSize
 }
 
 /** The ranges of a batch that differ, in order, neighbours joined, in units of 4 KiB where both sides hold data. */
-async function compare(ports: SourcePorts, batch: Range): Promise<DifferingRange[]> {
+async function compare(ports: SourcePorts, batch: Range, firstLevel: number): Promise<DifferingRange[]> {
   const differing: DifferingRange[] = [];
   let suspects: Range[] = [batch];
-  for (const [level, unit] of DIGEST_UNITS.entries()) {
+  for (const [level, unit] of [...DIGEST_UNITS.entries()].slice(firstLevel)) {
     const finest = level === DIGEST_UNITS.length - 1;
     const results = await Promise.all(
       suspects
@@ -119,7 +141,8 @@ async function compare(ports: SourcePorts, batch: Range): Promise<DifferingRange
       results.flatMap((result) => result.suspects),
       () => true,
     );
-    differing.push(...results.flatMap((result) => result.differing));
+    // One by one: there may be more than a call takes arguments.
+    for (const result of results) for (const range of result.differing) differing.push(range);
     if (suspects.length === 0) break;
   }
   assert(suspects.length === 0, 'the finest level leaves no suspects');
@@ -127,6 +150,29 @@ async function compare(ports: SourcePorts, batch: Range): Promise<DifferingRange
     differing.sort((a, b) => a.offset - b.offset),
     (a, b) => a.remoteZero === b.remoteZero,
   );
+}
+
+/** The level to begin with after a batch in which that differed. */
+function firstLevelAfter(batch: Range, differing: readonly Range[]): number {
+  let level = 0;
+  for (const share of FINER_SHARE) {
+    if (touchedUnits(differing, DIGEST_UNITS[level]!) * DIGEST_UNITS[level]! <= batch.length * share) break;
+    level += 1;
+  }
+  return level;
+}
+
+/** How many units some of the ranges, which are sorted, lie in. */
+function touchedUnits(ranges: readonly Range[], unit: number): number {
+  let count = 0;
+  let counted = -1;
+  for (const { offset, length } of ranges) {
+    const first = Math.max(Math.floor(offset / unit), counted + 1);
+    const last = Math.floor((offset + length - 1) / unit);
+    count += Math.max(0, last - first + 1);
+    counted = Math.max(counted, last);
+  }
+  return count;
 }
 
 /** Compares the units of a range: those that differ for good, and those to look into more finely. */
@@ -138,6 +184,10 @@ async function compareUnits(
 ): Promise<{ differing: DifferingRange[]; suspects: Range[] }> {
   const remoteScan = ports.scanRemote(range.offset, range.length, unit);
   remoteScan.catch(() => undefined);
+  if (ports.seeding) {
+    const { zero } = await remoteScan;
+    if (zero.every((isZero) => isZero === 1)) return { differing: dataUnits(ports, range, unit), suspects: [] };
+  }
   let local: ScanResult;
   try {
     local = await ports.scanLocal(range.offset, range.length, unit);
@@ -167,6 +217,20 @@ async function compareUnits(
     else suspects.push(part);
   }
   return { differing, suspects };
+}
+
+/** Units of a range in which the local disk has data, or may have, where the mirror holds zeroes. */
+function dataUnits(ports: SourcePorts, range: Range, unit: DigestUnit): DifferingRange[] {
+  const differing: DifferingRange[] = [];
+  const end = range.offset + range.length;
+  for (let at = range.offset; at < end; ) {
+    const data = ports.seekData(at);
+    if (data >= end) break;
+    const offset = Math.max(at, alignDown(data, unit));
+    at = Math.min(end, offset + unit);
+    differing.push({ offset, length: at - offset, remoteZero: true });
+  }
+  return joined(differing);
 }
 
 function sameDigest(a: Uint8Array, b: Uint8Array, index: number): boolean {

@@ -64,6 +64,11 @@ export class Marks {
     return this.#sizeOf(this.#marked);
   }
 
+  /** Bytes in regions marked again since the pass began: for the next one. */
+  get remarkedSize(): number {
+    return this.#fresh === undefined ? 0 : this.#sizeOf(this.#fresh);
+  }
+
   /** The highest checkpoint at which a mark was cleared for good. */
   get checkpoint(): number {
     return this.#checkpoint;

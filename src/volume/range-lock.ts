@@ -90,6 +90,22 @@ export class RangeLock {
     }
   }
 
+  /** Resolves when all that hold or wait for a range now have released it. Whoever comes later neither waits nor is waited for. */
+  settled(): Promise<void> {
+    const observer = new RangeHold(0, 0);
+    let end = 0;
+    for (;;) {
+      const segment = this.#segments.firstEndingAfter(end);
+      if (segment === undefined) break;
+      follow(segment.owner, observer);
+      end = segment.end;
+    }
+    if (observer.predecessorCount === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      observer.grant = resolve;
+    });
+  }
+
   /** Makes `hold` the owner of its whole range and the follower of everyone who owned a part. */
   #cover(hold: RangeHold): void {
     const start = hold.offset;

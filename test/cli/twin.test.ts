@@ -22,7 +22,7 @@ function alter(path: string, offset: number, text: string): void {
 
 describe('status', () => {
   it('--json describes the primary and the mirror, one object per line', async () => {
-    const twin = await Twin.inStep({ serve: ['--description', 'for the test'] });
+    const twin = await Twin.inStep({ serve: ['--description', 'for the test'], mirror: ['--rescans-max', '3'] });
     const client = await twin.connect();
     await client.write(0, Buffer.alloc(64 * 1024, 'status'));
     await client.zero(MIB, MIB);
@@ -55,6 +55,7 @@ describe('status', () => {
       pid: twin.mirror.pid,
       directory: twin.images,
       listening: `127.0.0.1:${twin.mirror.address.port}`,
+      rescans: { limit: 3, running: 0, stuck: 0, waiting: 0 },
       exports: [{ name: 'disk', image: twin.image, size: 16 * MIB, state: 'streaming', consistent: true, applied: 2 }],
     });
     await client.close();
@@ -154,6 +155,33 @@ describe('verify', () => {
     expect(result.status).toBe(64);
     expect(result.stderr).toContain('b.img');
     expect(result.stderr).toContain('disk.img');
+  });
+});
+
+describe('rescan-rate', () => {
+  it('holds from now on, shows in status, and can be lifted', async () => {
+    const twin = await Twin.inStep();
+    expect((await twin.primary.link()).rescanRate).toBeUndefined();
+    expect(await runNbdtwin(['rescan-rate', '5M'], beside(twin))).toMatchObject({
+      status: 0,
+      stdout: '',
+      stderr: 'rescans read 5 MiB/s at most\n',
+    });
+    expect((await twin.primary.link()).rescanRate).toBe(5 * MIB);
+    expect(await runNbdtwin(['rescan-rate', 'adaptive', twin.disk], beside(twin))).toMatchObject({
+      status: 0,
+      stderr: 'rescans read as fast as clients allow\n',
+    });
+    expect((await twin.primary.link()).rescanRate).toBeUndefined();
+  });
+
+  it('refuses what is no rate, a mirror, and a disk without one', async () => {
+    const twin = await Twin.inStep();
+    expect(await runNbdtwin(['rescan-rate', 'fast'], beside(twin))).toMatchObject({ status: 64, stdout: '' });
+    expect(await runNbdtwin(['rescan-rate', '5M', twin.images], beside(twin))).toMatchObject({ status: 69 });
+    await twin.primary.stop();
+    await Daemon.start(twin.folder, ['serve', twin.disk, '--listen', '127.0.0.1:0']);
+    expect((await runNbdtwin(['rescan-rate', '5M'], beside(twin))).stderr).toMatch(/not-ready: disk is served without/);
   });
 });
 

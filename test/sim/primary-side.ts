@@ -3,6 +3,7 @@
  * ends it in every way there is. Also the human who sees what `status` says and does what the hint says.
  */
 import { isFailure } from '../../src/base/failure.ts';
+import { MIB } from '../../src/base/units.ts';
 import type { FileSystem } from '../../src/io/disk.ts';
 import { openPrimary } from '../../src/primary/open-primary.ts';
 import type { Primary } from '../../src/primary/primary.ts';
@@ -28,6 +29,8 @@ export const EXPORT_NAME = 'disk';
 
 /** Patience of the modes with a mirror that is away. */
 const MIRROR_TIMEOUT_MS = 1_000;
+/** Bytes per second of a periodic verification: a cycle takes longer than a slice may be interrupted. */
+const VERIFY_RATE = 8 * MIB;
 /** How long a stop waits for requests in flight. */
 const DRAIN_MS = 500;
 
@@ -44,6 +47,8 @@ export class PrimarySide {
   /** A restart by a human with --rescan is due. */
   rescanAll = false;
   clientsWanted = true;
+  /** Periodic verifications may find something. */
+  expectsDifferences = false;
   /** What its answers have promised of the mirror. */
   readonly promises = new Promises();
   /** Requests answered by incarnations that are no more. */
@@ -148,7 +153,11 @@ export class PrimarySide {
     try {
       const disk = await world.files.openDisk(DISK_PATH, { lock: 'exclusive' });
       watchNextLedger(this.#watcher(incarnation));
-      primary = await openPrimary(world, logOf(this.#shared, 'P'), {
+      const log = logOf(this.#shared, 'P', (message) => {
+        // Nothing damages an image here but a script: what is found without one the product has done.
+        if (message.startsWith('the mirror’s image differs') && !this.expectsDifferences) this.#shared.wrong(message);
+      });
+      primary = await openPrimary(world, log, {
         volume: new DiskVolume(disk),
         disk,
         stateDirectory: STATE_DIRECTORY,
@@ -164,6 +173,10 @@ export class PrimarySide {
         rekeySize: Number.MAX_SAFE_INTEGER,
         rekeyIntervalMs: profile.rekeyIntervalMs,
         rescanAll: this.rescanAll,
+        periodicVerify:
+          profile.verifyEveryMs === undefined
+            ? undefined
+            : { everyMs: profile.verifyEveryMs, rate: VERIFY_RATE, repair: true },
         timing: TIMING,
         retry: RETRY,
       });

@@ -70,9 +70,14 @@ export interface Profile {
   readonly rekeyIntervalMs: number;
   /** Misfortunes begin only when the mirror is in step for the first time. */
   readonly lateMisfortunes: boolean;
+  /** From the beginning of one periodic verification to that of the next; undefined: there is none. It repairs. */
+  readonly verifyEveryMs: number | undefined;
 }
 
-export function makeProfile(random: SeededRandom): Profile {
+/** Seeds that verify, of each eight. Not drawn: to the others nothing changes, those that are known by heart among them. */
+const VERIFYING_SEEDS: readonly number[] = [1, 6];
+
+export function makeProfile(random: SeededRandom, seed: number): Profile {
   const diskSize = 4 * MIB * (1 + random.below(3)) + (random.chance(0.3) ? 512 * random.below(1000) : 0);
   const hot = Array.from({ length: 2 + random.below(4) }, () => {
     const length = 4 * KIB * (1 + random.below(24));
@@ -122,6 +127,7 @@ export function makeProfile(random: SeededRandom): Profile {
     pointCrashes: random.pick([0, 0, 0.01, 0.1]),
     rekeyIntervalMs: random.chance(0.3) ? 1500 : 3_600_000,
     lateMisfortunes: random.chance(0.7),
+    verifyEveryMs: VERIFYING_SEEDS.includes(seed % 8) ? 500 + 100 * (seed % 30) : undefined,
   };
   const theme = random.pick(THEME_ODDS);
   return theme === undefined ? profile : { ...profile, ...THEMES[theme](random, profile) };

@@ -41,6 +41,7 @@ const QUIET: Partial<Profile> = {
   intervals: new Map(),
   pointCrashes: 0,
   rekeyIntervalMs: 3_600_000,
+  verifyEveryMs: undefined,
 };
 /** Bytes per ms of a link on which things take time. */
 const SLOW_RATE = 100;
@@ -240,6 +241,35 @@ describe('spool', () => {
     // That was the first seeding.
     expect(outcome.points.get('primary-order-given-up')).toBe(1);
     expect(outcome.points.get('mirror-staging-begun')).toBeUndefined();
+    expect(outcome.states).not.toContain('rescan');
+  });
+});
+
+describe('periodic verification', () => {
+  it('a bit that flips in the image is found and repaired, while clients write and keys are renewed', async () => {
+    const simulation = simulate({ verifyEveryMs: 3_000, rekeyIntervalMs: 1_500 });
+    const { primary, mirror } = simulation;
+    const offset = 2 * MIB + 5 * KIB + 7;
+    const outcome = await simulation.play(async (until) => {
+      await until('streaming', isStreaming(simulation));
+      await until('a cycle has found nothing', () => primary.link?.verification?.last?.comparedSize === 8 * MIB);
+      expect(primary.link!.verification!.last).toMatchObject({ differingSize: 0, ranges: [] });
+      simulation.damaged = true;
+      primary.expectsDifferences = true;
+      const image = mirror.host.medium.file(IMAGE_PATH)!;
+      const data = Buffer.from([image.cache.slice(offset, 1)[0]! ^ 0x10]);
+      image.change({ kind: 'write', offset, data }, simulation.timeline.wallNs);
+      expect(image.cache.differences(primary.content).length).toBeGreaterThan(0);
+      await until('it is found', () => (primary.link?.verification?.last?.differingSize ?? 0) > 0);
+      expect(primary.link!.verification!.last).toMatchObject({
+        differingSize: 4 * KIB,
+        repairedSize: 4 * KIB,
+        ranges: [{ offset: 2 * MIB + 4 * KIB, length: 4 * KIB }],
+      });
+      simulation.damaged = false;
+      primary.expectsDifferences = false;
+      await until('the next cycle finds nothing', () => primary.link?.verification?.last?.differingSize === 0);
+    });
     expect(outcome.states).not.toContain('rescan');
   });
 });

@@ -2,7 +2,7 @@
 import type { Log } from '../../src/base/log.ts';
 import type { PointName } from '../../src/io/points.ts';
 import type { ChannelTiming } from '../../src/link/channel.ts';
-import type { RetryTiming } from '../../src/primary/mirror-link.ts';
+import type { RetryTiming } from '../../src/primary/mirror-link-settings.ts';
 import type { LinkTls } from '../../src/secure/tls.ts';
 import type { Incarnation } from './host.ts';
 import type { SimulatedNetwork } from './network.ts';
@@ -49,10 +49,14 @@ export function pickFate(random: SeededRandom): Fate {
   ]);
 }
 
-/** The log of a process, in the trace. */
-export function logOf(shared: Shared, name: string): Log {
+/** The log of a process, in the trace; `onError` sees errors too. */
+export function logOf(shared: Shared, name: string, onError: (message: string) => void = () => undefined): Log {
   const line = (fields: object, message: string): void => shared.trace(`${name}: ${message} ${textOf(fields)}`);
-  const log: Log = { debug: line, info: line, warn: line, error: line, child: () => log };
+  const error = (fields: object, message: string): void => {
+    line(fields, message);
+    onError(message);
+  };
+  const log: Log = { debug: line, info: line, warn: line, error, child: () => log };
   return log;
 }
 

@@ -94,6 +94,8 @@ export class Simulation implements Shared {
   readonly states = new Set<string>();
   /** Told of each named point that is passed; what it returns is how the side ends there. */
   onPoint: ((name: PointName) => 'kill' | 'power' | undefined) | undefined;
+  /** A script has damaged the image: until that is found and repaired the oracle does not look. */
+  damaged = false;
   readonly #trace: Trace;
   readonly #steps: number;
   readonly #crashStates: CrashState[] = [];
@@ -111,7 +113,7 @@ export class Simulation implements Shared {
     this.#trace = new Trace(options.print);
     this.random = new SeededRandom(options.seed);
     this.timeline = new Timeline(this.random.fork());
-    this.profile = { ...makeProfile(this.random.fork()), ...options.profile };
+    this.profile = { ...makeProfile(this.random.fork(), options.seed), ...options.profile };
     for (const misfortune of options.without ?? []) this.profile.intervals.delete(misfortune as Misfortune);
     this.network = new SimulatedNetwork(this.timeline, this.random.fork());
     this.network.pace.latencyMs = this.profile.latencyMs;
@@ -260,6 +262,7 @@ export class Simulation implements Shared {
   async #check(): Promise<void> {
     const state = this.primary.link?.state;
     if (state !== undefined) this.states.add(state);
+    if (this.damaged) return;
     this.oracle.checkLive();
     this.oracle.checkBounds();
     this.primary.clients?.checkPatience();

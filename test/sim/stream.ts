@@ -24,7 +24,7 @@ export class SimulatedStream implements ByteStream {
 
   // What we send.
   /** Written, not on the wire yet. The buffers are read when they leave: until then they must not change. */
-  #queue: Uint8Array[] = [];
+  #queue: { chunk: Uint8Array; taken: (() => void) | undefined }[] = [];
   #queuedSize = 0;
   /** Bytes on the wire or waiting for the peer's reader. */
   #underWay = 0;
@@ -85,13 +85,16 @@ export class SimulatedStream implements ByteStream {
     else this.#deliverSoon();
   }
 
-  write(chunks: readonly Uint8Array[]): boolean {
+  write(chunks: readonly Uint8Array[], sent?: () => void): boolean {
     if (this.#ending || this.#gone || !this.incarnation.alive) return false;
     for (const chunk of chunks) {
       this.bytesWritten += chunk.length;
       this.#queuedSize += chunk.length;
-      if (chunk.length > 0) this.#queue.push(chunk);
+      if (chunk.length > 0) this.#queue.push({ chunk, taken: undefined });
     }
+    const last = this.#queue.at(-1);
+    if (last === undefined) sent?.();
+    else last.taken = sent;
     this.flow();
     if (this.#queuedSize < this.#network.pace.queueSize) return true;
     this.#drainOwed = true;
@@ -155,7 +158,7 @@ export class SimulatedStream implements ByteStream {
     this.#network.streams.delete(this);
     // What the process had handed over in vain is cut anywhere: also in the middle of a frame.
     const other = this.#other!;
-    const left = random.chance(0.5) ? Buffer.concat(this.#queue) : Buffer.alloc(0);
+    const left = random.chance(0.5) ? Buffer.concat(this.#queue.map(({ chunk }) => chunk)) : Buffer.alloc(0);
     const sent = left.subarray(0, random.below(Math.min(left.length, 64 * 1024) + 1));
     const resets = random.chance(0.5);
     this.#travel(this.#network.latencyMs(), () => {
@@ -212,12 +215,16 @@ export class SimulatedStream implements ByteStream {
     const piece = Buffer.allocUnsafe(size);
     let done = 0;
     while (done < size) {
-      const chunk = this.#queue[0]!;
+      const first = this.#queue[0]!;
+      const { chunk } = first;
       const length = Math.min(chunk.length, size - done);
       piece.set(chunk.subarray(0, length), done);
       done += length;
-      if (length === chunk.length) this.#queue.shift();
-      else this.#queue[0] = chunk.subarray(length);
+      if (length < chunk.length) first.chunk = chunk.subarray(length);
+      else {
+        this.#queue.shift();
+        first.taken?.();
+      }
     }
     this.#queuedSize -= size;
     return piece;

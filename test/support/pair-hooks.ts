@@ -73,7 +73,7 @@ export function hookScans(pair: Pair, path: string, hook: (request: ScanRequest)
   };
 }
 
-export function overlaps(request: ScanRequest, offset: number, length: number): boolean {
+export function overlaps(request: Pick<ScanRequest, 'offset' | 'length'>, offset: number, length: number): boolean {
   return request.offset < offset + length && offset < request.offset + request.length;
 }
 

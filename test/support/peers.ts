@@ -27,6 +27,7 @@ export const PROGRAM_PACKAGES = {
   debugfs: 'e2fsprogs',
   dumpe2fs: 'e2fsprogs',
   'mkfs.xfs': 'xfsprogs',
+  xfs_db: 'xfsprogs',
   xfs_repair: 'xfsprogs',
   losetup: 'mount',
   mount: 'mount',

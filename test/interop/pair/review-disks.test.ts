@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { Failure } from '../../../src/base/failure.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
+import type { Range } from '../../../src/rescan/source.ts';
 import { inlineScanPool } from '../../support/inline-scan-pool.ts';
 import type { MemoryDisk } from '../../support/memory-disk.ts';
 import { MemoryFiles } from '../../support/memory-files.ts';
@@ -23,13 +24,15 @@ async function pairWithBadBlocks(size: number, bad: readonly (readonly [offset: 
   const pair = await Pair.make({ size, primaryWorld: { clock } });
   writeFileSync(pair.diskPath, randomBytes(size));
   const state = { bad, held: Number.POSITIVE_INFINITY, waiting: 0, gate: new Gate() };
-  hookScans(pair, pair.diskPath, async (request) => {
-    if (request.offset >= state.held) {
+  const read = async (range: Range): Promise<void> => {
+    if (range.offset >= state.held) {
       state.waiting += 1;
       await state.gate.passed;
     }
-    if (state.bad.some(([offset, length]) => overlaps(request, offset, length))) throw EIO;
-  });
+    if (state.bad.some(([offset, length]) => overlaps(range, offset, length))) throw EIO;
+  };
+  hookScans(pair, pair.diskPath, read);
+  hookDisk(pair, pair.diskPath, (call, offset, length) => (call === 'read' ? read({ offset, length }) : undefined));
   return { pair, clock, state };
 }
 
@@ -37,7 +40,8 @@ test('scan threads that die never make a seeding complete, however often', async
   const pair = await Pair.make({ size: 4 * MIB });
   writeFileSync(pair.diskPath, randomBytes(pair.size));
   let dying = true;
-  hookScans(pair, pair.diskPath, () => {
+  // A seeding looks at the mirror alone before it sends.
+  hookScans(pair, pair.imagePath, () => {
     if (dying) throw new Failure('scan-failed', 'a scan thread died: made by the test');
   });
   await pair.startMirror();
@@ -225,10 +229,10 @@ test('a verify that failed leaves nothing behind: another one runs in the same s
   let dying = true;
   // The mirror is asked before the scan fails here, and answers when nobody waits for it any more.
   hookScans(pair, pair.diskPath, (request) => {
-    if (dying && request.offset >= 32 * MIB) throw new Failure('scan-failed', 'made by the test');
+    if (dying && request.offset + request.length > 32 * MIB) throw new Failure('scan-failed', 'made by the test');
   });
   const slow = new Gate();
-  hookScans(pair, pair.imagePath, (request) => (request.offset >= 32 * MIB ? slow.passed : undefined));
+  hookScans(pair, pair.imagePath, (request) => (request.offset + request.length > 32 * MIB ? slow.passed : undefined));
   await expect(pair.primary!.verify(() => undefined)).rejects.toMatchObject({ code: 'scan-failed' });
   dying = false;
   const second = pair.primary!.verify(() => undefined);

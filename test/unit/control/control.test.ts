@@ -27,6 +27,7 @@ function handlerWith(changes: Partial<ControlHandler> = {}): ControlHandler {
     describe: () => ({ role: 'primary', pid: process.pid, version: '1.2.3', targets: ['/srv/disk.img', 'disk'] }),
     status: () => STATUS,
     verify: async () => ({ differingSize: 0 }),
+    setRescanRate: () => ({}),
     recover: () => Promise.reject(new Failure('usage', 'a primary has no image to recover')),
     ...changes,
   };
@@ -80,6 +81,18 @@ describe('the control socket', () => {
     const seen: object[] = [];
     expect(await askIt(server, 'verify', (progress) => seen.push(progress))).toEqual({ done: true });
     expect(seen).toEqual([{ step: 1 }, { step: 2 }, { step: 3 }]);
+  });
+
+  it('hands over the rate of rescans, and that there shall be none', async () => {
+    const asked: unknown[] = [];
+    const setRescanRate = (bytesPerSecond: number | undefined): object => {
+      asked.push(bytesPerSecond);
+      return {};
+    };
+    const server = await serve(temporaryFolder(), handlerWith({ setRescanRate }));
+    await askIt(server, { command: 'rescan-rate', bytesPerSecond: 1000 });
+    await askIt(server, { command: 'rescan-rate', bytesPerSecond: null });
+    expect(asked).toEqual([1000, undefined]);
   });
 
   it('hands over which image to recover, and how', async () => {

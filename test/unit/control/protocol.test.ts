@@ -29,6 +29,16 @@ describe('a request', () => {
     );
   });
 
+  it('to change the rate of rescans is one line and reads back, lifted or a whole number above 0', () => {
+    const rate = fc.oneof(fc.constant(null), fc.integer({ min: 1, max: Number.MAX_SAFE_INTEGER }));
+    fc.assert(
+      fc.property(rate, (bytesPerSecond) => {
+        const request = { command: 'rescan-rate', bytesPerSecond } as const;
+        expect(decodeRequest(encodeRequest(request).toString().trimEnd())).toEqual(request);
+      }),
+    );
+  });
+
   it('of another protocol is refused as a version mismatch, before its command is looked at', () => {
     expect(() => decodeRequest('{"protocol":2,"command":"novelty"}')).toThrow(
       expect.objectContaining({ code: 'peer-version' }),
@@ -47,6 +57,11 @@ describe('a request', () => {
     '{"protocol":1,"command":"recover","image":"/a"}',
     '{"protocol":1,"command":"recover","image":7,"dryRun":false}',
     '{"protocol":1,"command":"recover","image":"/a","dryRun":"no"}',
+    '{"protocol":1,"command":"rescan-rate"}',
+    '{"protocol":1,"command":"rescan-rate","bytesPerSecond":0}',
+    '{"protocol":1,"command":"rescan-rate","bytesPerSecond":-5}',
+    '{"protocol":1,"command":"rescan-rate","bytesPerSecond":1.5}',
+    '{"protocol":1,"command":"rescan-rate","bytesPerSecond":"50M"}',
     '{"protocol":1,',
   ])('%j is refused with a code', (line) => {
     expect(() => decodeRequest(line)).toThrow(Failure);
@@ -61,7 +76,9 @@ describe('a request', () => {
 function isCommandOrFailure(line: string): boolean {
   try {
     const request = decodeRequest(line);
-    return typeof request === 'string' ? COMMANDS.includes(request) : request.command === 'recover';
+    return typeof request === 'string'
+      ? COMMANDS.includes(request)
+      : ['recover', 'rescan-rate'].includes(request.command);
   } catch (error) {
     return error instanceof Failure;
   }

@@ -130,6 +130,19 @@ async function streaming(world: MemoryWorld, hello: Partial<Hello> = {}): Promis
   return primary;
 }
 
+/** New volumes that ask for a place, one after the other. */
+async function queueUp(world: MemoryWorld, names: readonly string[]): Promise<Scripted[]> {
+  const all: Scripted[] = [];
+  for (const exportName of names) {
+    const one = await Scripted.hello(world, { exportName, volumeId: Buffer.from(exportName.padEnd(16)) });
+    await one.welcome();
+    one.requestRescan();
+    await turns();
+    all.push(one);
+  }
+  return all;
+}
+
 function imageDisk(world: MemoryWorld): MemoryDisk {
   return world.files.file(IMAGE).disk;
 }
@@ -527,6 +540,85 @@ describe('the queue of rescans', () => {
     expect(first.channel.ended).toBe(false);
     others[0]!.channel.destroy(new Failure('connection-lost', 'gone'));
     expect(await others[1]!.place()).toBe(0);
+  });
+
+  it('is shown: how many run and wait, and the place of each, before there is an image too', async () => {
+    const { world, mirror } = await running({ rescansMax: 1 });
+    await queueUp(world, ['first', 'second', 'third']);
+    const shown = () => mirror.status().exports.map(({ name, state, queuePlace }) => [name, state, queuePlace]);
+    expect(mirror.status().rescans).toEqual({ limit: 1, running: 1, stuck: 0, waiting: 2 });
+    expect(shown()).toEqual([
+      ['second', 'queued', 1],
+      ['third', 'queued', 2],
+    ]);
+    const { image, size, consistent, primary } = mirror.status().exports[0]!;
+    expect([image, size, consistent, primary]).toEqual(['/mirrors/second.img', 0, false, 'memory-client']);
+  });
+
+  it('is left by a primary that died without a word, where it waits and where it holds a place', async () => {
+    const { world, mirror } = await running({ rescansMax: 1 });
+    for (const exportName of ['first', 'second']) {
+      // No channel at this end: nobody answers pings, or sends any.
+      const dead = await world.network.connectLink();
+      dead.receive({ data: () => undefined, drain: () => undefined, end: () => undefined, close: () => undefined });
+      const hello = { ...HELLO, exportName, volumeId: Buffer.from(exportName.padEnd(16)) };
+      dead.write([encodeHello(hello), encodeFrame(FrameType.RESCAN_REQUEST)]);
+      await turns();
+    }
+    const [third] = await queueUp(world, ['third']);
+    expect(await third!.place()).toBe(2);
+    expect(mirror.status().rescans).toMatchObject({ running: 1, waiting: 2 });
+    for (let seconds = 0; seconds < 20; seconds += 1) {
+      world.clock.advance(1_000);
+      await turns();
+    }
+    expect(await third!.place()).toBeLessThanOrEqual(1);
+    expect(mirror.status().rescans).toMatchObject({ running: 1, waiting: 0 });
+  });
+
+  it('goes on past a rescan that hangs though its primary lives, but not past one that gets on', async () => {
+    const { world, mirror } = await running({ rescansMax: 1 });
+    const [first, second] = await queueUp(world, ['first', 'second']);
+    expect([await first!.place(), await second!.place()]).toEqual([0, 1]);
+    await first!.begin(beginning('SEEDING'));
+    const pass = async (ms: number, action = () => {}) => {
+      for (let passed = 0; passed < ms; passed += 2_000) {
+        world.clock.advance(2_000);
+        action();
+        await turns(5);
+      }
+    };
+    await pass(150_000, () => first!.write(0, 0, Buffer.alloc(512, 1), FRAME_REPAIR));
+    expect(mirror.status().rescans).toEqual({ limit: 1, running: 1, stuck: 0, waiting: 1 });
+    // What its clients write meanwhile is not the rescan.
+    let sequence = 0;
+    await pass(150_000, () => {
+      sequence += 1;
+      first!.write(sequence, 0, Buffer.alloc(512, 1));
+    });
+    expect(mirror.status().rescans).toEqual({ limit: 1, running: 2, stuck: 1, waiting: 0 });
+    expect(await second!.place()).toBe(0);
+    expect(first!.ended).toBe(false);
+  });
+
+  it('does not hold up a catch-up, and one who asks for a place and then catches up gives it back', async () => {
+    const { world, mirror } = await running({ rescansMax: 1 });
+    (await streaming(world)).channel.close();
+    await turns();
+    const [holder] = await queueUp(world, ['holder']);
+    expect(await holder!.place()).toBe(0);
+    const back = await Scripted.hello(world);
+    await back.welcome();
+    expect(await back.begin(beginning('CATCH_UP'))).toMatchObject({ applied: 0 });
+    back.channel.close();
+    holder!.channel.destroy(new Failure('connection-lost', 'gone'));
+    await turns();
+    const changed = await Scripted.hello(world);
+    await changed.welcome();
+    changed.requestRescan();
+    expect(await changed.place()).toBe(0);
+    await changed.begin(beginning('CATCH_UP'));
+    expect(mirror.status().rescans).toMatchObject({ running: 0 });
   });
 
   it('is not passed by: a rescan without admission is refused, as is a position that the image does not have', async () => {

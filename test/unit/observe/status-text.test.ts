@@ -7,12 +7,13 @@ import type { MirrorExportStatus, StagedStatus } from '../../../src/mirror/statu
 import { colourPaint } from '../../../src/observe/paint.ts';
 import { silentLine, statusLine, statusText } from '../../../src/observe/status-text.ts';
 import { wholeMs } from '../../../src/observe/whole-ms.ts';
-import type { MirrorLinkStatus, RescanProgress } from '../../../src/primary/status.ts';
+import type { MirrorLinkStatus, RescanProgress, VerificationStatus } from '../../../src/primary/status.ts';
 
 const LINK: MirrorLinkStatus = {
   mirror: 'backup:10810',
   state: 'streaming',
   stateAgeMs: 65_000,
+  queuePlace: undefined,
   replicaId: '00'.repeat(16),
   problem: undefined,
   mode: 'async',
@@ -29,6 +30,7 @@ const LINK: MirrorLinkStatus = {
   markedSize: 3 * MIB,
   unreadableSize: 0,
   regionSize: MIB,
+  rescanRate: undefined,
   rescan: undefined,
   lastRescan: undefined,
   wireSent: 10 * MIB,
@@ -82,6 +84,7 @@ const MIRROR: MirrorDaemonStatus = {
   uptimeMs: 1000,
   directory: '/srv/mirrors',
   listening: '0.0.0.0:10810',
+  rescans: { limit: 2, running: 0, stuck: 0, waiting: 0 },
   exports: [],
 };
 
@@ -109,12 +112,55 @@ describe('the status of a primary', () => {
 
   it('shows a rescan with its bar, bytes left and remaining time', () => {
     const text = statusText(serveStatus({ state: 'rescan', rescan: RESCAN })).join('\n');
+    const limited = statusText(serveStatus({ state: 'rescan', rescan: RESCAN, rescanRate: 5 * 2 ** 20 })).join('\n');
+    expect(limited).toMatch(/ {4}rescan .*, at most 5 MiB\/s$/m);
+    expect(text).not.toContain('at most 5 MiB/s');
     expect(text).toContain('rescan    [█████░░░░░░░░░░░░░░░]  25 %  768 MiB of 1 GiB left, about 6.0 s, 5 MiB shipped');
   });
 
   it('says of a rescan that it does not converge', () => {
     const rescan = { ...RESCAN, pass: 3, converging: false };
     expect(statusText(serveStatus({ state: 'rescan', rescan })).join('\n')).toContain(', pass 3, not converging');
+  });
+
+  it('shows how long ago everything was compared, what differed, and what to do about it', () => {
+    const nothing = { differingSize: 0, repairedSize: 0, unreadableSize: 0, ranges: [], truncated: false };
+    const last = { ...nothing, elapsedMs: 60_000, comparedSize: GIB, ageMs: 2.5 * 86_400_000 };
+    const base = { everyMs: 7 * 86_400_000, repair: false, running: undefined, last, nextInMs: 4.5 * 86_400_000 };
+    const lines = (verification: VerificationStatus): string[] => statusText(serveStatus({ verification }));
+    expect(lines({ ...base, last: undefined, nextInMs: 90_000 })).toContain(
+      '    verified  not yet, next in 1 min 30 s',
+    );
+    expect(lines(base)).toContain('    verified  2 days ago, all the same, next in 4 days');
+    const ranges = [
+      { offset: 8192, length: 4096, owner: '/etc/fstab' },
+      ...[1, 2, 3, 4].map((at) => ({ offset: at * MIB, length: 512 })),
+    ];
+    const found = { ...last, differingSize: 6144, ranges };
+    const text = lines({ ...base, last: found });
+    const at = text.findIndex((line) => line.startsWith('    verified'));
+    expect(text.slice(at, at + 6)).toEqual([
+      '    verified  2 days ago, 6 KiB differ: look which side is right; --repair makes the mirror like this disk, next in 4 days',
+      '              8192 4096 /etc/fstab',
+      '              1048576 512',
+      '              2097152 512',
+      '              3145728 512',
+      '              and more: see --json and the log',
+    ]);
+    expect(lines({ ...base, last: { ...found, repairedSize: 6144, unreadableSize: 512 } })[at]).toBe(
+      '    verified  2 days ago, 6 KiB differed, repaired, 512 B cannot be read here, next in 4 days',
+    );
+    const running = {
+      ...nothing,
+      elapsedMs: 5000,
+      reached: GIB / 4,
+      size: GIB,
+      rate: 16 * MIB,
+      problem: 'the session ended',
+    };
+    const now = lines({ ...base, nextInMs: undefined, running });
+    expect(now).toContain('    verifying  [█████░░░░░░░░░░░░░░░]  25 % of 1 GiB, 16 MiB/s, about 48.0 s left');
+    expect(now).toContain('               interrupted: the session ended');
   });
 
   it('shows what is spooled, and whether order is kept', () => {
@@ -171,10 +217,27 @@ describe('the status of a primary', () => {
     expect(statusLine(serveStatus())).toBe('disk: not replicated');
   });
 
+  it.each([
+    [undefined, ''],
+    [1, ', 1st of those that wait'],
+    [2, ', 2nd of those that wait'],
+    [3, ', 3rd of those that wait'],
+    [4, ', 4th of those that wait'],
+    [11, ', 11th of those that wait'],
+    [113, ', 113th of those that wait'],
+    [1021, ', 1,021st of those that wait'],
+  ])('shows the place %s in the queue of rescans', (queuePlace, text) => {
+    const lines = statusText(serveStatus({ state: 'queued', queuePlace }));
+    expect(lines).toContain(`  mirror backup:10810  queued for 1 min 5 s${text}`);
+  });
+
   it('fits in one line', () => {
     expect(statusLine(serveStatus({}))).toBe('disk: mirror backup:10810 streaming, 5 operations, 20 KiB, 3 ms behind');
     expect(statusLine(serveStatus({ state: 'rescan', rescan: RESCAN }))).toMatch(/backup:10810 rescan, \[█/);
     expect(statusLine(serveStatus({ state: 'behind' }))).toMatch(/behind, 3 MiB to be compared$/);
+    expect(statusLine(serveStatus({ state: 'queued', queuePlace: 22 }))).toMatch(
+      /queued, 3 MiB to be compared, 22nd of those that wait$/,
+    );
     expect(statusLine(serveStatus({ state: 'offline', nextAttemptMs: 900 }))).toMatch(/, next attempt in 900 ms$/);
   });
 
@@ -195,6 +258,7 @@ const ENTRY: MirrorExportStatus = {
   generation: '',
   run: '',
   state: 'seeding',
+  queuePlace: undefined,
   consistent: false,
   exact: false,
   committing: false,
@@ -219,7 +283,7 @@ describe('the status of a mirror', () => {
   });
 
   it('names image, consistency, primary and problem of every export', () => {
-    expect(statusText({ ...MIRROR, exports: [ENTRY] }).slice(2)).toEqual([
+    expect(statusText({ ...MIRROR, exports: [ENTRY] }).slice(3)).toEqual([
       '  web/root  seeding',
       '    image     /srv/mirrors/web/root.img, 1 GiB',
       '    content   being filled: not consistent until this is done',
@@ -255,6 +319,22 @@ describe('the status of a mirror', () => {
       '    staged    5 MiB, beside the image, which stays as it is, for 3.0 s',
     );
     expect(text({ through: true })).toContain('    staged    no room: goes straight to the image, for 3.0 s');
+  });
+
+  it('shows how many rescans run, wait and are stuck, and the place of an export that waits', () => {
+    const rescans = (changes: object): string | undefined =>
+      statusText({ ...MIRROR, rescans: { ...MIRROR.rescans, ...changes } }).find((line) => line.includes('rescans'));
+    expect(rescans({})).toBe('  rescans    none, at most 2 at a time');
+    expect(rescans({ running: 1 })).toBe('  rescans    1 running; at most 2 at a time');
+    expect(rescans({ running: 2, waiting: 1028 })).toBe('  rescans    2 running, 1,028 waiting; at most 2 at a time');
+    expect(rescans({ running: 3, stuck: 1, waiting: 4 })).toBe(
+      '  rescans    3 running, 1 of these stuck: others are let in beside, 4 waiting; at most 2 at a time',
+    );
+    const entry: MirrorExportStatus = { ...ENTRY, state: 'queued', queuePlace: 12, problem: undefined };
+    const text = (changes: Partial<MirrorExportStatus>): string[] =>
+      statusText({ ...MIRROR, exports: [{ ...entry, ...changes }] });
+    expect(text({})).toContain('  web/root  queued, 12th of those that wait');
+    expect(text({ size: 0 })).toContain('    content   none yet');
   });
 
   it('counts the staged runs that were committed, and tells how long ago the last was', () => {

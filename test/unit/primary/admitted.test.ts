@@ -5,6 +5,7 @@ import { Failure } from '../../../src/base/failure.ts';
 import { silentLog } from '../../../src/base/log.ts';
 import { MIB } from '../../../src/base/units.ts';
 import { Agreement, ASYNC } from '../../../src/primary/agreement.ts';
+import { ClientLoad } from '../../../src/primary/client-load.ts';
 import { DirtyRegions } from '../../../src/primary/dirty-regions.ts';
 import { Ledger } from '../../../src/primary/ledger.ts';
 import type { LocalDisk } from '../../../src/primary/local-disk.ts';
@@ -59,7 +60,7 @@ async function scene(options: SceneOptions = {}) {
   const ledger = new Ledger([], 0, options.started ?? true, start, { map, sequences });
   const local: LocalDisk = { volume: new DiskVolume(disk), disk, lock: new RangeLock() };
   const agreement = new Agreement(clock, silentLog, ASYNC, () => ledger.sequence);
-  const volume = new ReplicatingVolume(local, ledger, agreement);
+  const volume = new ReplicatingVolume(local, ledger, agreement, new ClientLoad(clock));
   const state = { recorded: 0 };
   const regions = new DirtyRegions(clock, silentLog, map, 0, sequences, 1, {
     recorded: () => ({ run: RUN, sequence: state.recorded, checkpoint: 0 }),

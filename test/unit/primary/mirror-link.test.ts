@@ -8,13 +8,14 @@ import type { Mirror } from '../../../src/mirror/mirror.ts';
 import { openMirror } from '../../../src/mirror/open-mirror.ts';
 import { Agreement, ASYNC } from '../../../src/primary/agreement.ts';
 import { CheckpointNumbers } from '../../../src/primary/checkpoints.ts';
+import { ClientLoad } from '../../../src/primary/client-load.ts';
 import { DirtyRegions } from '../../../src/primary/dirty-regions.ts';
 import { Ledger } from '../../../src/primary/ledger.ts';
 import type { LocalDisk } from '../../../src/primary/local-disk.ts';
 import { MirrorLink } from '../../../src/primary/mirror-link.ts';
 import type { Replica } from '../../../src/primary/replica.ts';
 import { ReplicatingVolume } from '../../../src/primary/replicating-volume.ts';
-import type { SessionState } from '../../../src/primary/status.ts';
+import type { SessionState, VerifyReport } from '../../../src/primary/status.ts';
 import type { DirtyMap } from '../../../src/store/dirty-map.ts';
 import { DiskVolume } from '../../../src/volume/disk-volume.ts';
 import { RangeLock } from '../../../src/volume/range-lock.ts';
@@ -59,7 +60,7 @@ class MemoryPair {
     this.#ledger = ledger;
     const local: LocalDisk = { volume: new DiskVolume(disk), disk, lock: new RangeLock() };
     const agreement = new Agreement(world.clock, log, ASYNC, () => ledger.sequence);
-    this.volume = new ReplicatingVolume(local, ledger, agreement);
+    this.volume = new ReplicatingVolume(local, ledger, agreement, new ClientLoad(world.clock));
     this.regions = new DirtyRegions(world.clock, log, map, 0, sequences, 4, {
       recorded: () => ({ run: RUN, sequence: replica.recorded, checkpoint: replica.marks.checkpoint }),
       mustStay: (region) => replica.marks.holds(region) || replica.stagedRun.holds(region),
@@ -76,7 +77,7 @@ class MemoryPair {
         address: ADDRESS,
         tls: { keys: [] },
         introduction: { exportName: 'disk', volumeId: Buffer.alloc(16, 1), windowSize },
-        rescanRate: undefined,
+        rescanLimit: { bytesPerSecond: undefined },
         rekeySize: 2 ** 40,
         rekeyIntervalMs: 2 ** 40,
         retry: RETRY,
@@ -96,6 +97,7 @@ class MemoryPair {
       ledger,
       agreement,
       this.regions,
+      new ClientLoad(world.clock),
     );
     onTestFinished(async () => {
       const stopping = Promise.all([this.link.stop(0), this.mirror?.close()]);
@@ -455,13 +457,15 @@ describe('a link to a mirror', () => {
   it('verifies what it has in step, finds what was changed behind its back, and says where', async () => {
     const pair = await MemoryPair.inStep();
     await pair.write(30);
-    const clean = pair.link.verify(() => undefined);
+    const verify = (): Promise<VerifyReport> =>
+      pair.link.inStep().verify({}, (session) => session.run(() => undefined));
+    const clean = verify();
     await pair.write(10);
     expect(await pair.finish(clean)).toMatchObject({ differingSize: 0, ranges: [], truncated: false });
     await pair.untilInStep();
     await pair.imageDisk.write(Buffer.from('spoiled'), 3 * MIB + 4096 + 5);
     await pair.imageDisk.write(Buffer.from('spoiled'), SIZE - 7);
-    const report = await pair.finish(pair.link.verify(() => undefined));
+    const report = await pair.finish(verify());
     expect(report).toMatchObject({
       differingSize: 4096 + 1536,
       ranges: [
@@ -478,7 +482,8 @@ describe('a link to a mirror', () => {
     pair.disk.hook = (call) => (call === 'read' ? turns(3) : undefined);
     let outcome: unknown;
     const verify = pair.link
-      .verify(() => undefined)
+      .inStep()
+      .verify({}, (session) => session.run(() => undefined))
       .catch((error: unknown) => {
         outcome = error;
       });

@@ -91,6 +91,7 @@ async function opening(scene: Scene = {}) {
     own: { ...OWN, ...scene.own },
     stagingNeeded: scene.stagingNeeded ?? 0,
     staging: () => told.push('staging'),
+    placed: (place) => told.push(`place ${place}`),
     moved: (event) => told.push(event),
   });
   opened.catch(() => undefined);
@@ -264,6 +265,7 @@ describe('the opening of a session', () => {
     expect((await take()).type).toBe(FrameType.RESCAN_REQUEST);
     peer.send([encodeRescanPlace(2)]);
     await turns(3);
+    expect(scene.told.at(-1)).toBe('place 2');
     replica.loseOrder();
     write(6 * MIB, 1);
     expect(replica.keeping).toBe(false);

@@ -541,6 +541,8 @@ export class ReplicaModel {
   }
 
   #endPass(pass: Pass): void {
+    // What has been read of it must stand in the stream in front of what completes the rescan.
+    if (this.#pending !== undefined) return;
     pass.ending = true;
     this.replica.comparing.endPass();
     const complete = this.replica.comparing.overruns === 0;

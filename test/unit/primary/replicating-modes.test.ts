@@ -6,6 +6,7 @@ import type { Mode, OnMirrorLoss } from '../../../src/base/mode.ts';
 import { MIB } from '../../../src/base/units.ts';
 import { FRAME_BARRIER, FrameType } from '../../../src/link/frame.ts';
 import { Agreement } from '../../../src/primary/agreement.ts';
+import { ClientLoad } from '../../../src/primary/client-load.ts';
 import { Ledger } from '../../../src/primary/ledger.ts';
 import type { Replica } from '../../../src/primary/replica.ts';
 import { ReplicatingVolume } from '../../../src/primary/replicating-volume.ts';
@@ -40,7 +41,7 @@ class Scene {
     const settings = { mode, mirrorTimeoutMs: TIMEOUT_MS, onMirrorLoss };
     this.agreement = new Agreement(this.clock, silentLog, settings, () => ledger.sequence);
     const local = { volume: new DiskVolume(this.disk), disk: this.disk, lock: this.lock };
-    this.volume = new ReplicatingVolume(local, ledger, this.agreement);
+    this.volume = new ReplicatingVolume(local, ledger, this.agreement, new ClientLoad(this.clock));
     this.agreement.counts(true);
   }
 

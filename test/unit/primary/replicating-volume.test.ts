@@ -5,6 +5,7 @@ import { silentLog } from '../../../src/base/log.ts';
 import { MIB } from '../../../src/base/units.ts';
 import { FRAME_BARRIER, FrameType } from '../../../src/link/frame.ts';
 import { Agreement, type AgreementSettings, ASYNC } from '../../../src/primary/agreement.ts';
+import { ClientLoad } from '../../../src/primary/client-load.ts';
 import { Ledger } from '../../../src/primary/ledger.ts';
 import { type LocalDisk, readLocked } from '../../../src/primary/local-disk.ts';
 import type { Replica } from '../../../src/primary/replica.ts';
@@ -49,7 +50,7 @@ async function replicating(
   const local: LocalDisk = { volume: new DiskVolume(disk), disk, lock: new RangeLock() };
   const settings = { ...ASYNC, ...options.agreement };
   const agreement = new Agreement(clock, silentLog, settings, () => ledger.sequence);
-  const volume = new ReplicatingVolume(local, ledger, agreement);
+  const volume = new ReplicatingVolume(local, ledger, agreement, new ClientLoad(clock));
   return { disk, replica, ledger, local, agreement, clock, volume };
 }
 

@@ -3,24 +3,10 @@ import { describe, expect, it } from 'vitest';
 import { isZero } from '../../../src/io/digest.ts';
 import { encodeFrame, FRAME_COMPLETE, type Frame, FrameDecoder, FrameType } from '../../../src/link/frame.ts';
 import { CheckpointNumbers, Checkpoints } from '../../../src/primary/checkpoints.ts';
-import { Pacing } from '../../../src/primary/pacing.ts';
 import { runsOfZeroes } from '../../../src/primary/runs-of-zeroes.ts';
-import { Window } from '../../../src/primary/window.ts';
-import { ManualClock } from '../../support/manual-clock.ts';
-import { turns } from '../../support/memory-world.ts';
 import { replicaParts } from './replica-parts.ts';
 
 const failed = (code: string) => expect.objectContaining({ code });
-
-/** True once the promise has settled. */
-function watch(work: Promise<unknown>): { readonly done: boolean } {
-  const seen = { done: false };
-  const settle = (): void => {
-    seen.done = true;
-  };
-  work.then(settle, settle);
-  return seen;
-}
 
 describe('runs of zeroes', () => {
   it('cover the data in order, are whole blocks of the disk, alternate, and are zero only where all is zero', () => {
@@ -74,113 +60,6 @@ describe('runs of zeroes', () => {
 
   it('of nothing are none', () => {
     expect(runsOfZeroes(Buffer.alloc(0), 7)).toEqual([]);
-  });
-});
-
-describe('pacing', () => {
-  const pacing = (options: { rate?: number; limit?: number } = {}) => {
-    const clock = new ManualClock();
-    const window = new Window(options.limit ?? 10_000, 0);
-    const clients = { activity: 0 };
-    return { clock, window, clients, pacing: new Pacing(clock, window, options.rate, () => clients.activity) };
-  };
-  const never = (): boolean => false;
-
-  /** How long a rest takes, in ms, with the clock moved in steps of 1 ms. */
-  async function restMs(clock: ManualClock, rest: Promise<void>): Promise<number> {
-    const seen = watch(rest);
-    for (let ms = 0; ; ms += 1) {
-      for (let count = 0; count < 10; count += 1) await Promise.resolve();
-      if (seen.done) return ms;
-      clock.advance(1);
-    }
-  }
-
-  it('does not rest while clients are quiet and no rate is set', async () => {
-    const { clock, pacing: own } = pacing();
-    clock.advance(1000);
-    expect(await restMs(clock, own.pace(2 ** 30, never))).toBe(0);
-  });
-
-  it('rests as long as it worked while clients are active, at most 50 ms', async () => {
-    const { clock, clients, pacing: own } = pacing();
-    for (const [workedMs, rest] of [
-      [10, 10],
-      [40, 40],
-      [500, 50],
-    ] as const) {
-      clients.activity += 1;
-      clock.advance(workedMs);
-      expect(await restMs(clock, own.pace(1000, never))).toBe(rest);
-    }
-    clock.advance(500);
-    expect(await restMs(clock, own.pace(1000, never))).toBe(0);
-  });
-
-  it('keeps to the rate over time, and saves up no more than a second of it', async () => {
-    const { clock, pacing: own } = pacing({ rate: 1000 });
-    expect(await restMs(clock, own.pace(500, never))).toBe(500);
-    let total = 0;
-    const startMs = clock.nowMs();
-    for (let count = 0; count < 20; count += 1) {
-      clock.advance(count * 7);
-      await restMs(clock, own.pace(250, never));
-      total += 250;
-    }
-    expect(clock.nowMs() - startMs).toBe(total);
-    clock.advance(60_000);
-    expect(await restMs(clock, own.pace(1000, never))).toBe(0);
-    expect(await restMs(clock, own.pace(1000, never))).toBe(1000);
-  });
-
-  it('does not rest on when the session ends', async () => {
-    const { clock, pacing: own } = pacing({ rate: 1 });
-    let over = false;
-    const rest = watch(own.pace(3600, () => over));
-    clock.advance(10_000);
-    await turns(2);
-    expect(rest.done).toBe(false);
-    over = true;
-    for (let count = 0; count < 5; count += 1) {
-      clock.advance(100);
-      await turns(1);
-    }
-    expect(rest.done).toBe(true);
-  });
-
-  it('waits for the window to be half empty, then for any room', async () => {
-    const { clock, window, pacing: own } = pacing();
-    window.push(FrameType.WRITE, 0, 1, 0, 5000, new Uint8Array(5000), false, 0);
-    expect(window.usedSize).toBeGreaterThan(5000);
-    expect(await restMs(clock, own.room(100, never))).toBeGreaterThanOrEqual(100);
-    window.push(FrameType.WRITE, 0, 2, 0, 4000, new Uint8Array(4000), false, 0);
-    const waiting = watch(own.room(2000, never));
-    for (let count = 0; count < 500; count += 1) {
-      clock.advance(2);
-      await turns(1);
-    }
-    expect(waiting.done).toBe(false);
-    window.takeUnsent();
-    window.takeUnsent();
-    window.applied(2);
-    window.forget(1);
-    clock.advance(2);
-    await turns(1);
-    expect(waiting.done).toBe(true);
-  });
-
-  it('waits for no room once the session has ended', async () => {
-    const { clock, window, pacing: own } = pacing();
-    window.push(FrameType.WRITE, 0, 1, 0, 9990, new Uint8Array(9990), false, 0);
-    let over = false;
-    const waiting = watch(own.room(100, () => over));
-    clock.advance(500);
-    await turns(2);
-    expect(waiting.done).toBe(false);
-    over = true;
-    clock.advance(2);
-    await turns(2);
-    expect(waiting.done).toBe(true);
   });
 });
 

@@ -61,7 +61,9 @@ function portsBetween(
     differing: async (range) => copy(local, remote, range),
     unreadable: () => undefined,
     compared: () => undefined,
+    seeding: false,
     pace: async () => undefined,
+    stride: () => ({ batchSize: 32 * MIB, batches: 3 }),
     ended: () => false,
     ...more,
   };
@@ -123,7 +125,8 @@ describe('a pass over two quiet disks', () => {
         patches(SIZE, 3),
         patches(SIZE, 3),
         regions,
-        async (both, here, there, marked) => {
+        fc.record({ seeding: fc.boolean(), narrow: fc.boolean() }),
+        async (both, here, there, marked, { seeding, narrow }) => {
           const local = diskWith(SIZE, [...both, ...here]);
           const remote = diskWith(SIZE, [...both, ...there]);
           const marks = marksOf(SIZE, marked);
@@ -133,6 +136,8 @@ describe('a pass over two quiet disks', () => {
           const reached: number[] = [];
           await runPass(
             portsBetween(local, remote, marks, {
+              seeding,
+              stride: () => (narrow ? { batchSize: MIB, batches: 1 } : { batchSize: 32 * MIB, batches: 3 }),
               reached: (end) => reached.push(end),
               compared: (range) => compared.push(range),
               async differing(range) {
@@ -188,6 +193,27 @@ describe('a pass over two quiet disks', () => {
     );
   });
 
+  it('reads nothing here but what is sent, where it fills an empty mirror', async () => {
+    const local = diskWith(SIZE, [
+      { offset: 5000, length: 10, fill: 1 },
+      { offset: 3 * MIB - 1, length: 2, fill: 1 },
+    ]);
+    const differing: DifferingRange[] = [];
+    await runPass(
+      portsBetween(local, new MemoryDisk(SIZE), marksOf(SIZE, [0, 1, 2, 3, 4, 5]), {
+        seeding: true,
+        scanLocal: () => Promise.reject(new Error('read')),
+        async differing(range) {
+          differing.push(range);
+        },
+      }),
+    );
+    expect(differing).toEqual([
+      { offset: 0, length: MIB, remoteZero: true },
+      { offset: 2 * MIB, length: 2 * MIB, remoteZero: true },
+    ]);
+  });
+
   it('takes equal disks for equal, holes against written zeroes too', async () => {
     const content = [{ offset: 70_000, length: 300_000, fill: 3 }];
     const local = diskWith(SIZE, content);
@@ -231,6 +257,34 @@ describe('a pass over two quiet disks', () => {
       { offset: 66 * MIB, length: 32 * MIB },
       { offset: 98 * MIB, length: size - 98 * MIB },
     ]);
+  });
+
+  it('asks for the coarsest digests of a hole, however much of the one before differed', async () => {
+    const size = 3 * GIB;
+    const units = new Set<number>();
+    const differing: Range[] = [];
+    const answer = (length: number, unit: number, zero: 0 | 1): ScanResult => {
+      const result = newScanResult(length, unit);
+      result.zero.fill(zero);
+      return result;
+    };
+    await runPass({
+      ...portsBetween(new MemoryDisk(MIB), new MemoryDisk(MIB), new Marks(MIB)),
+      next: (offset, lengthMax) =>
+        offset >= size ? undefined : { offset, length: Math.min(lengthMax, size - offset) },
+      seekData: () => size,
+      stride: () => ({ batchSize: 32 * MIB, batches: 1 }),
+      scanLocal: async (_offset, length, unit) => answer(length, unit, 1),
+      scanRemote: async (_offset, length, unit) => {
+        units.add(unit);
+        return answer(length, unit, 0);
+      },
+      differing: async ({ offset, length }) => {
+        differing.push({ offset, length });
+      },
+    });
+    expect(joined(differing)).toEqual([{ offset: 0, length: size }]);
+    expect([...units]).toEqual([MIB]);
   });
 
   it('asks no more than the mirror answers, for a disk that is one hole', async () => {
@@ -374,36 +428,44 @@ describe('a pass while clients write and the stream lags', () => {
   it('ends with equal disks, wherever writes fall between the reads of the two sides', async () => {
     const seen = { writes: 0, repairs: 0 };
     await fc.assert(
-      fc.asyncProperty(patches(SIZE, 4), patches(SIZE, 4), fc.nat(2 ** 31), async (here, there, seed) => {
-        const pair = new BusyPair(diskWith(SIZE, here), diskWith(SIZE, there), seed);
-        for (let count = 0; count < 5; count += 1) pair.clientWrites();
-        pair.staleRepairs();
-        pair.beginPass();
-        const marks = marksOf(SIZE, [0, 1, 2, 3, 4, 5]);
-        await runPass({
-          next: (offset, lengthMax) => marks.nextMarked(offset, lengthMax),
-          seekData: (offset) => pair.local.seekData(offset),
-          scanLocal: (offset, length, unit) => pair.scan(pair.local, offset, length, unit),
-          async scanRemote(offset, length, unit) {
-            await pair.untilPass();
-            return pair.scan(pair.remote, offset, length, unit);
-          },
-          reached: () => undefined,
-          async differing(range) {
-            pair.tick();
-            pair.repair(range);
-            pair.tick();
-          },
-          unreadable: () => undefined,
-          compared: () => pair.tick(),
-          pace: async () => undefined,
-          ended: () => false,
-        });
-        pair.drain();
-        seen.writes += pair.writes;
-        seen.repairs += pair.repairs;
-        expect(firstDifference(pair.remote.content(), pair.local.content())).toBeUndefined();
-      }),
+      fc.asyncProperty(
+        patches(SIZE, 4),
+        patches(SIZE, 4),
+        fc.nat(2 ** 31),
+        fc.boolean(),
+        async (here, there, seed, seeding) => {
+          const pair = new BusyPair(diskWith(SIZE, here), diskWith(SIZE, there), seed);
+          for (let count = 0; count < 5; count += 1) pair.clientWrites();
+          pair.staleRepairs();
+          pair.beginPass();
+          const marks = marksOf(SIZE, [0, 1, 2, 3, 4, 5]);
+          await runPass({
+            next: (offset, lengthMax) => marks.nextMarked(offset, lengthMax),
+            seekData: (offset) => pair.local.seekData(offset),
+            scanLocal: (offset, length, unit) => pair.scan(pair.local, offset, length, unit),
+            async scanRemote(offset, length, unit) {
+              await pair.untilPass();
+              return pair.scan(pair.remote, offset, length, unit);
+            },
+            reached: () => undefined,
+            async differing(range) {
+              pair.tick();
+              pair.repair(range);
+              pair.tick();
+            },
+            unreadable: () => undefined,
+            compared: () => pair.tick(),
+            seeding,
+            pace: async () => undefined,
+            stride: () => ({ batchSize: 32 * MIB, batches: 3 }),
+            ended: () => false,
+          });
+          pair.drain();
+          seen.writes += pair.writes;
+          seen.repairs += pair.repairs;
+          expect(firstDifference(pair.remote.content(), pair.local.content())).toBeUndefined();
+        },
+      ),
       { numRuns: 150 },
     );
     expect(seen.writes).toBeGreaterThan(1000);

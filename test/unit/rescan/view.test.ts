@@ -1,15 +1,21 @@
+import { join } from 'node:path';
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { Failure } from '../../../src/base/failure.ts';
 import { KIB, MIB } from '../../../src/base/units.ts';
-import { DIGEST_KEY_SIZE } from '../../../src/io/digest.ts';
+import { systemClock } from '../../../src/io/clock.ts';
+import { DIGEST_KEY_SIZE, digestUnits } from '../../../src/io/digest.ts';
 import type { Disk } from '../../../src/io/disk.ts';
+import { nodeFileSystem as files } from '../../../src/io/node-file-system.ts';
+import { nodeScanPool } from '../../../src/io/node-scan-pool.ts';
 import type { ScanPool, ScanRequest } from '../../../src/io/scan-pool.ts';
+import { newScanResult } from '../../../src/io/scan-request.ts';
 import { scanView, type View } from '../../../src/rescan/view.ts';
 import { Overlay } from '../../../src/store/overlay.ts';
 import { inlineScanPool } from '../../support/inline-scan-pool.ts';
 import { ManualClock } from '../../support/manual-clock.ts';
 import { MemoryDisk } from '../../support/memory-disk.ts';
+import { temporaryFolder } from '../../support/temporary-folder.ts';
 
 const KEY = Buffer.alloc(DIGEST_KEY_SIZE, 1);
 const never = (): boolean => false;
@@ -17,7 +23,11 @@ const never = (): boolean => false;
 /** A scan pool that remembers what it was asked, and of which disk. */
 class WatchedPool implements ScanPool {
   readonly asked: { disk: Disk; request: ScanRequest }[] = [];
-  readonly #pool = inlineScanPool();
+  readonly #pool: ScanPool;
+
+  constructor(pool = inlineScanPool()) {
+    this.#pool = pool;
+  }
 
   scan(disk: Disk, request: ScanRequest) {
     this.asked.push({ disk, request });
@@ -59,6 +69,32 @@ async function flattened({ disk, overlay, view }: Viewed): Promise<MemoryDisk> {
   await overlay.read(content, 0, disk);
   await flat.write(content, 0);
   return flat;
+}
+
+interface Opened {
+  readonly disk: Disk;
+  readonly data: Disk;
+  readonly pool: ScanPool;
+  close(): Promise<void>;
+}
+
+async function openMemory(diskSize: number, size: number): Promise<Opened> {
+  const pool = inlineScanPool();
+  return { disk: new MemoryDisk(diskSize), data: new MemoryDisk(size), pool, close: () => pool.close() };
+}
+
+const threads = nodeScanPool({ threads: 2 });
+afterAll(() => threads.close());
+
+async function openFiles(diskSize: number, size: number): Promise<Opened> {
+  const folder = temporaryFolder();
+  const disk = await files.openDisk(join(folder, 'disk'), { createSize: diskSize });
+  const data = await files.openDisk(join(folder, 'data'), { createSize: size });
+  const close = async (): Promise<void> => {
+    await disk.close();
+    await data.close();
+  };
+  return { disk, data, pool: threads, close };
 }
 
 const SIZE = 200 * KIB + 512;
@@ -104,6 +140,82 @@ describe('digests of a view', () => {
         },
       ),
       { numRuns: 200 },
+    );
+    expect([...sources].sort()).toEqual(['data', 'disk']);
+  });
+
+  it.each([
+    ['files, in threads', openFiles],
+    ['disks in memory', openMemory],
+  ])('are those of a plain model of what is staged, at every size of units, of any part: %s', async (_name, open) => {
+    const size = 3 * MIB + 65 * KIB + 511;
+    const place = fc.oneof(
+      fc.nat(size - 1),
+      fc.nat(Math.floor((size - 1) / 4096)).map((block) => block * 4096),
+      fc.constantFrom(0, 64 * KIB - 1, 64 * KIB, MIB - 1, MIB, 2 * MIB, 3 * MIB, size - 511, size - 1),
+    );
+    const length = fc.oneof(
+      fc.constantFrom(1, 511, 4096, 64 * KIB, MIB, 2 * MIB),
+      fc.integer({ min: 1, max: 300_000 }),
+    );
+    const step = fc.record({
+      where: fc.constantFrom('disk' as const, 'staged' as const, 'staged' as const, 'zero' as const),
+      place,
+      length,
+      fill: fc.nat(3),
+    });
+    const sources = new Set<string>();
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(step, { maxLength: 10 }),
+        fc.constantFrom(size, size, MIB + 4096, 70_000),
+        fc.nat(1000),
+        fc.nat(1000),
+        async (steps, diskSize, first, last) => {
+          const { disk, data, pool, close } = await open(diskSize, size);
+          try {
+            const overlay = new Overlay(data, size);
+            // The disk below, and over it what is staged, which stays whatever happens to the disk then.
+            const below = Buffer.alloc(size);
+            const above = Buffer.alloc(size);
+            const covered = new Uint8Array(size);
+            for (const one of steps) {
+              const end = Math.min(one.place + one.length, one.where === 'disk' ? diskSize : size);
+              if (end <= one.place) continue;
+              const bytes = Buffer.alloc(end - one.place, one.where === 'zero' ? 0 : one.fill);
+              bytes.copy(one.where === 'disk' ? below : above, one.place);
+              if (one.where === 'disk') await disk.write(bytes, one.place);
+              else covered.fill(1, one.place, end);
+              if (one.where === 'zero') await overlay.zero(one.place, bytes.length);
+              else if (one.where === 'staged') await overlay.write(one.place, bytes);
+            }
+            const model = Buffer.from(below);
+            for (let at = 0; at < size; at += 1) if (covered[at] === 1) model[at] = above[at]!;
+            const view: View = { disk, size, over: { overlay, data, hold: () => () => undefined } };
+            for (const unitSize of [4 * KIB, 64 * KIB, MIB]) {
+              const count = Math.ceil(size / unitSize);
+              const from = (first % count) * unitSize;
+              const until = Math.min(size, from + (1 + (last % count)) * unitSize);
+              for (const [offset, end] of [
+                [0, size],
+                [from, until],
+              ] as const) {
+                const request = { offset, length: end - offset, unitSize, key: KEY };
+                const watched = new WatchedPool(pool);
+                const found = await scanView(view, watched, systemClock, request, never);
+                const wanted = newScanResult(request.length, unitSize);
+                digestUnits(model.subarray(offset, end), offset, unitSize, KEY, wanted, 0);
+                expect(Buffer.from(found.zero).equals(wanted.zero)).toBe(true);
+                expect(Buffer.from(found.digests).equals(wanted.digests)).toBe(true);
+                for (const asked of watched.asked) sources.add(asked.disk === disk ? 'disk' : 'data');
+              }
+            }
+          } finally {
+            await close();
+          }
+        },
+      ),
+      { numRuns: 60 },
     );
     expect([...sources].sort()).toEqual(['data', 'disk']);
   });

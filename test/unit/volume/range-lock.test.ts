@@ -76,11 +76,13 @@ describe('RangeLock', () => {
     const step = fc.oneof(
       { weight: 3, arbitrary: fc.tuple(fc.constant('acquire' as const), fc.nat(60), fc.integer({ min: 1, max: 20 })) },
       { weight: 2, arbitrary: fc.tuple(fc.constant('release' as const), fc.nat(1000), fc.constant(0)) },
+      { weight: 1, arbitrary: fc.tuple(fc.constant('observe' as const), fc.constant(0), fc.constant(0)) },
     );
     await fc.assert(
       fc.asyncProperty(fc.array(step, { maxLength: 80 }), async (steps) => {
         const lock = new RangeLock();
         const all: Asked[] = [];
+        const observed: { readonly live: readonly Asked[]; settled: boolean }[] = [];
         const check = async () => {
           await Promise.resolve();
           await Promise.resolve();
@@ -94,10 +96,19 @@ describe('RangeLock', () => {
             expect(lock.isFree(at, 1)).toBe(free);
           }
           expect(lock.holdCount).toBe(live.length);
+          for (const { live: before, settled } of observed) {
+            expect(settled).toBe(before.every(({ released }) => released));
+          }
         };
         for (const [kind, first, second] of steps) {
           if (kind === 'acquire') {
             all.push(ask(lock, first, second));
+          } else if (kind === 'observe') {
+            const observation = { live: all.filter(({ released }) => !released), settled: false };
+            observed.push(observation);
+            void lock.settled().then(() => {
+              observation.settled = true;
+            });
           } else {
             const held = all.filter((asked) => asked.granted && !asked.released);
             const chosen = held[first % Math.max(1, held.length)];
