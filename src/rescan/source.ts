@@ -33,7 +33,7 @@ export interface DifferingRange extends Range {
   readonly remoteZero: boolean;
 }
 
-/** Bytes of one batch of coarse digests, a multiple of 1 MiB, and how many batches are under way at the same time. */
+/** Bytes of one batch of coarse digests, a multiple of 1 MiB, and how many are under way at the same time, holes not counted. */
 export interface Stride {
   readonly batchSize: number;
   readonly batches: number;
@@ -66,6 +66,8 @@ export interface SourcePorts {
 
 /** Bytes of a batch that is all hole locally. */
 const HOLE_BATCH_SIZE = GIB;
+/** Batches under way, holes counted. */
+const BATCHES_MAX = 8;
 
 /**
  * Where more units than this share differed of late, the next batches begin with the next finer ones: looking into nearly
@@ -81,7 +83,7 @@ export async function runPass(ports: SourcePorts): Promise<void> {
   try {
     for (;;) {
       const stride = ports.stride();
-      while (batches.length < stride.batches) {
+      while (batches.length < BATCHES_MAX && batches.filter(({ readSize }) => readSize > 0).length < stride.batches) {
         const next = nextBatch(ports, offset, stride.batchSize);
         if (next === undefined) break;
         const { range, readSize } = next;

@@ -319,7 +319,7 @@ describe('a pass over two quiet disks', () => {
     expect(compared).toBe(size);
     expect(asked.length).toBe(11);
     expect(Math.max(...asked.map(({ length }) => length))).toBe(GIB);
-    expect(openMax).toBe(3);
+    expect(openMax).toBe(8);
   });
 });
 
