@@ -193,7 +193,11 @@ export const FAILURES = {
   },
   'no-primary': { exit: 69, retry: 'never', hint: 'Run it on the primary’s host.' },
   'not-ready': { exit: 75, retry: 'backoff', hint: 'Wait until `nbdtwin status` says streaming.' },
-  'differences-found': { exit: 1, retry: 'never', hint: 'Restart the primary with --rescan to repair the mirror.' },
+  'differences-found': {
+    exit: 1,
+    retry: 'never',
+    hint: 'Find out which side is right (docs/operations.md). Only if it is the disk: restart the primary with --rescan.',
+  },
   'device-missing': {
     exit: 72,
     retry: 'never',

@@ -17,7 +17,7 @@ export function addRescanRate(program: Command): void {
   program
     .command('rescan-rate')
     .summary('change how fast rescans of a running primary may read')
-    .argument('<rate>', `bytes per second, such as 50M; ${ADAPTIVE}: as fast as clients allow`, (text) =>
+    .argument('<rate>', `bytes per second, such as 50M; ${ADAPTIVE}: no ceiling, as fast as clients allow`, (text) =>
       text === ADAPTIVE ? undefined : parseRate(text),
     )
     .argument('[target]', 'disk or export; may be left out when only one is served')

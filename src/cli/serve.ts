@@ -78,8 +78,8 @@ Examples:
   The same, but after 30 s without the mirror it goes on alone, says so, and returns by itself:
     nbdtwin serve db.img --mirror backup.example --secret-file twin.key --mode flush --mirror-timeout 30s
 
-  Compared with its mirror every week, in passing; what differs there is repaired:
-    nbdtwin serve disk.img --mirror backup.example --secret-file twin.key --verify-every 7d --repair
+  Compared with its mirror every week, in passing; what differs is reported:
+    nbdtwin serve disk.img --mirror backup.example --secret-file twin.key --verify-every 7d
 
   Without replication, to the local network, for clients that know a key:
     nbdtwin serve disk.img --listen 0.0.0.0:${NBD_PORT} --tls-psk-file clients.psk
@@ -124,7 +124,7 @@ export function addServe(program: Command): void {
     .option('--rescan', 'compare the whole disk at the first contact')
     .option(
       '--rescan-rate <rate>',
-      'most bytes per second that a rescan reads, such as 50M; adaptive unless given',
+      'most bytes per second that a rescan reads on each side, such as 50M; in any case no faster than clients allow',
       parseRate,
     )
     .option(
@@ -132,8 +132,15 @@ export function addServe(program: Command): void {
       'compare the whole disk with the mirror this often, slowly, such as 7d; never unless given',
       durationParser(VERIFY_EVERY_MIN_MS, VERIFY_EVERY_MAX_MS),
     )
-    .option('--verify-rate <rate>', 'and then: most bytes per second read on each side; 16M unless given', parseRate)
-    .option('--repair', 'and then: what differs on the mirror is made what it is here')
+    .option(
+      '--verify-rate <rate>',
+      'with --verify-every: most bytes per second read on each side; 16M unless given',
+      parseRate,
+    )
+    .option(
+      '--repair',
+      'with --verify-every: make the mirror what the disk is where they differ; wrong if the disk is the damaged one',
+    )
     .addOption(
       new Option('--window <size>', 'memory for operations that the mirror does not have yet')
         .argParser(sizeParser(MIB, 64 * GIB))

@@ -9,10 +9,10 @@ import { comparisonText } from '../observe/progress-text.ts';
 import { wholeMs } from '../observe/whole-ms.ts';
 
 const NOTES = `
-Clients are served meanwhile. Prints the ranges that differ, \`offset length\` in bytes, one per line, on stdout; for the
+Clients are served meanwhile. Prints the ranges that differ, or cannot be read here, \`offset length\` in bytes, one per line, on stdout; for the
 first ones followed by what lies there, where debugfs (ext) or xfs_db (XFS) can tell.
 
-Exit status: 0 identical, 1 differences, 69 no such process, 75 the mirror is not in step at present.
+Exit status: 0 identical, 1 differences, 69 no such process, 75 the mirror is not in step at present, or another verify runs.
 
 Examples:
   nbdtwin verify

@@ -1,6 +1,6 @@
 /** The control socket of a running process. */
 import process from 'node:process';
-import { Failure, isFailure } from '../base/failure.ts';
+import { isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import { type ControlServer, startControlServer } from '../control/server.ts';
 import { runtimeDirectory } from '../io/runtime-directory.ts';
@@ -15,7 +15,6 @@ import { VERSION } from './version.ts';
  * worth more than its status, so this is only said.
  */
 export async function openControl(world: World, log: Log, running: Running): Promise<ControlServer | undefined> {
-  let verifying = false;
   try {
     return await startControlServer(world.network, world.clock, log, runtimeDirectory(process.env), {
       describe: () => {
@@ -23,15 +22,7 @@ export async function openControl(world: World, log: Log, running: Running): Pro
         return { role: status.role, pid: process.pid, version: VERSION, targets: targetsOf(status) };
       },
       status: () => running.status(),
-      async verify(onProgress: (progress: RescanProgress) => void) {
-        if (verifying) throw new Failure('not-ready', 'a verification is already running');
-        verifying = true;
-        try {
-          return await running.verify(onProgress);
-        } finally {
-          verifying = false;
-        }
-      },
+      verify: (onProgress: (progress: RescanProgress) => void) => running.verify(onProgress),
       setRescanRate(bytesPerSecond) {
         running.setRescanRate(bytesPerSecond);
         return {};

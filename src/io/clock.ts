@@ -24,3 +24,17 @@ export const systemClock: Clock = {
   },
   sleep: (delayMs) => new Promise((resolve) => setTimeout(resolve, delayMs)),
 };
+
+/** Waits for `work`, but no longer than `limitMs`. Rejects when `work` does so in time. */
+export async function within(clock: Clock, limitMs: number, work: Promise<unknown>): Promise<void> {
+  let late: () => void = () => undefined;
+  const end = new Promise<void>((resolve) => {
+    late = resolve;
+  });
+  const timer = clock.after(limitMs, late);
+  try {
+    await Promise.race([work, end]);
+  } finally {
+    timer.cancel();
+  }
+}

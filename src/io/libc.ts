@@ -139,16 +139,7 @@ const vectorAddress = koffi.address(vector);
  * than asked when the rest would have to wait or lies past the end, 0 likewise.
  */
 export function readCachedNow(descriptor: number, target: Uint8Array, offset: number): number {
-  if (target.length === 0) return 0;
-  vector[0] = koffi.address(target);
-  vector[1] = BigInt(target.length);
-  for (;;) {
-    const size = Number(preadv2Call(descriptor, vectorAddress, 1, offset, RWF_NOWAIT));
-    if (size >= 0) return size;
-    const errno = koffi.errno();
-    if (errno === EAGAIN) return 0;
-    if (errno !== EINTR) throw systemError('preadv2', errno);
-  }
+  return target.length === 0 ? 0 : preadv2Now(descriptor, target, offset, RWF_NOWAIT);
 }
 
 /**
@@ -156,12 +147,18 @@ export function readCachedNow(descriptor: number, target: Uint8Array, offset: nu
  * event loop. Returns the bytes read, 0 at the end. Throws `EOPNOTSUPP` or `EINVAL` where kernel or file system cannot do it.
  */
 export function readUncachedNow(descriptor: number, target: Uint8Array, offset: number): number {
+  return preadv2Now(descriptor, target, offset, RWF_DONTCACHE);
+}
+
+/** 0 also for what would have to wait, where `flags` forbid it. */
+function preadv2Now(descriptor: number, target: Uint8Array, offset: number, flags: number): number {
   vector[0] = koffi.address(target);
   vector[1] = BigInt(target.length);
   for (;;) {
-    const size = Number(preadv2Call(descriptor, vectorAddress, 1, offset, RWF_DONTCACHE));
+    const size = Number(preadv2Call(descriptor, vectorAddress, 1, offset, flags));
     if (size >= 0) return size;
     const errno = koffi.errno();
+    if (errno === EAGAIN && flags === RWF_NOWAIT) return 0;
     if (errno !== EINTR) throw systemError('preadv2', errno);
   }
 }

@@ -44,7 +44,7 @@ function resultText(result: VerificationResult, repair: boolean, paint: Paint): 
       const repaired = repairedSize === 0 ? '' : `, ${formatSize(repairedSize)} of it repaired`;
       const hint = repair
         ? 'what is not repaired is in the log'
-        : 'look which side is right; --repair makes the mirror like this disk';
+        : 'look which side is right; a restart with --rescan makes the mirror like this disk';
       parts.push(`${paint.bad(`${formatSize(differingSize)} differ${repaired}`)}: ${hint}`);
     }
   }

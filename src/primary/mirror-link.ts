@@ -9,6 +9,7 @@
 import { Backoff } from '../base/backoff.ts';
 import { Failure, isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
+import { within } from '../io/clock.ts';
 import { formatAddress, type LinkStream } from '../io/network.ts';
 import type { World } from '../io/world.ts';
 import { Channel, DEFAULT_TIMING } from '../link/channel.ts';
@@ -121,7 +122,7 @@ export class MirrorLink {
     const session = this.#session;
     if (session !== undefined && !session.comparing && drainMs > 0) {
       const settled = session.settle().catch(() => undefined);
-      await Promise.race([settled, this.#world.clock.sleep(drainMs)]);
+      await within(this.#world.clock, drainMs, settled);
     }
     this.#stopping = true;
     const channel = this.#channel;

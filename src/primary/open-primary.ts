@@ -8,7 +8,7 @@ import { parseExportName } from '../base/export-name.ts';
 import { isFailure } from '../base/failure.ts';
 import type { Log } from '../base/log.ts';
 import { GIB } from '../base/units.ts';
-import type { Clock } from '../io/clock.ts';
+import { within } from '../io/clock.ts';
 import type { DiskIdentity } from '../io/disk.ts';
 import type { World } from '../io/world.ts';
 import { DirtyMap, dirtyMapPath } from '../store/dirty-map.ts';
@@ -117,17 +117,6 @@ async function openParts(
     log.warn({}, 'the spool that the last stop left cannot be used: what was in it will be compared');
   }
   return { map, backlog, inOrder: kept !== undefined && restored && map.found === 'kept', mapChanged };
-}
-
-/** Waits for `work`, but not for longer. */
-async function within(clock: Clock, limitMs: number, work: Promise<void>): Promise<void> {
-  let late: () => void = () => undefined;
-  const end = new Promise<void>((resolve) => {
-    late = resolve;
-  });
-  const timer = clock.after(limitMs, late);
-  await Promise.race([work, end]);
-  timer.cancel();
 }
 
 /** This run is under way, and no clean stop vouches for anything any more. Durable on return. */

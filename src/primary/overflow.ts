@@ -24,7 +24,7 @@ import { type Spool, type SpoolRecord, segmentSizeFor } from '../store/spool.ts'
 import type { MergedPart } from './merged-part.ts';
 import { fold, MergedParts } from './merged-parts.ts';
 import type { Spooled } from './spooled.ts';
-import type { Window } from './window.ts';
+import { ENTRY_OVERHEAD_SIZE, type Window } from './window.ts';
 
 /** Where the newest operations go. */
 export type Rung = 'window' | 'spool' | 'merged';
@@ -37,7 +37,7 @@ const REFILL_UNTIL = 3 / 4;
 /** Shares of the spool: merging begins when more than the first is taken, and ends when less than the second is left. */
 const MERGE_ABOVE = 1 / 2;
 const MERGE_UNTIL = 1 / 32;
-/** Read back at a time, in bytes. */
+/** Read back at a time: bytes of records, which stay in memory as they are, and of what they take there besides. */
 const BATCH_SIZE = MIB;
 
 export interface OverflowSettings {
@@ -107,7 +107,8 @@ export class Overflow {
     this.parts = new MergedParts(world.files, log, { directory, diskSize, sizeMax });
     this.#resumedAfter = window.baseSequence;
     this.#rung = spooled.count === 0 ? 'window' : 'spool';
-    this.#batchSize = Math.min(BATCH_SIZE, Math.ceil(window.limit / 8));
+    // Twice that at most, entries included, comes on top of a window that has become full since the reading began.
+    this.#batchSize = Math.min(BATCH_SIZE, Math.ceil(window.limit / 16));
     this.#foldingSize = 2 * segmentSizeFor(sizeMax);
   }
 
@@ -270,7 +271,7 @@ export class Overflow {
         if (to === 'part' && part === undefined) continue;
         // What is being read belongs to this part: it does not end before that is in it.
         this.#folding = part !== undefined;
-        const records = await this.spool!.read(this.#batchSize);
+        const records = await this.spool!.read(this.#batchSize, ENTRY_OVERHEAD_SIZE);
         if (era !== this.#era) return;
         this.#world.points.reached('primary-spool-read');
         if (part === undefined) this.#intoWindow(records);

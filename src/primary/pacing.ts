@@ -4,17 +4,16 @@
  * While clients are active it works and rests in turn, and compares what they get in either: how many requests in the same
  * time, and how long those wait that are not answered at once. What they lose while it works, times the share of the time that it works,
  * is what it costs them; the share is chosen so that this stays below COST_MAX. Where it costs nothing (a machine with
- * CPUs and a disk to spare) it rests just enough to go on measuring; where it costs much it still gets SHARE_MIN, so that
- * it ends.
+ * CPUs and a disk to spare) it rests just enough to go on measuring; where it costs everything it still gets
+ * COST_MAX of the time, so that it ends.
  */
 import type { Clock } from '../io/clock.ts';
 import type { ClientLoad, LoadTally } from './client-load.ts';
 import type { Window } from './window.ts';
 
-/** What clients may lose, as a share of their throughput: a promise of 20 %, less what measuring gets wrong. */
+/** What clients may lose, as a share of their throughput. */
 const COST_MAX = 0.12;
 /** Of the time in which a pass works while clients are active. */
-const SHARE_MIN = 0.08;
 const SHARE_MAX = 0.9;
 /** And as long as too little is known. */
 const SHARE_FIRST = 0.25;
@@ -131,7 +130,7 @@ export class Pacing {
     const comparable = this.#working.hasWaits && this.#resting.hasWaits;
     const slower = comparable ? 1 - this.#resting.waitMs / this.#working.waitMs : 0;
     const harm = Math.max(fewer, slower, 0);
-    return Math.max(SHARE_MIN, Math.min(SHARE_MAX, COST_MAX / harm));
+    return Math.min(SHARE_MAX, COST_MAX / harm);
   }
 }
 

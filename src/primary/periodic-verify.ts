@@ -167,7 +167,7 @@ export class PeriodicVerify {
   async #step(): Promise<number> {
     const { clock, link, record, size } = this.#means;
     if (link.replicaId === undefined) return LOOK_MS;
-    record.belongsTo(link.replicaId);
+    if (!record.belongsTo(link.replicaId)) this.#unconfirmed.clear();
     if (record.cycle === undefined) {
       const dueInMs = this.#cadence.dueInMs(record.last?.beganMs);
       if (dueInMs > 0) return Math.min(dueInMs, PAUSE_MS_MAX);

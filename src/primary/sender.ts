@@ -29,6 +29,8 @@ export class Sender {
   #scheduled = false;
   #timer: Timer | undefined;
   #sentMs = Number.NEGATIVE_INFINITY;
+  /** Payloads gathered whose buffers can be used again once they have been sent. */
+  #spent: Uint8Array[] = [];
   #slab = Buffer.alloc(0);
   #slabAt = 0;
 
@@ -71,17 +73,21 @@ export class Sender {
     if (!this.#replica.window.hasUnsent) return;
     this.#sentMs = this.#clock.nowMs();
     while (this.#writable && !this.#channel.ended && this.#replica.window.hasUnsent) {
-      const spent: Uint8Array[] = [];
-      const chunks = this.#gather(spent);
-      const sent = (): void => {
-        for (const data of spent) payloadPool.give(data);
-      };
-      this.#writable = this.#channel.send(chunks, spent.length === 0 ? undefined : sent);
+      this.#writable = this.#channel.send(this.#gather(), this.#afterwards());
     }
   }
 
-  /** Payloads whose buffers are not needed once all of it is sent go to `spent`. */
-  #gather(spent: Uint8Array[]): Uint8Array[] {
+  /** What is to be done when what was gathered has been sent: nothing, mostly. */
+  #afterwards(): (() => void) | undefined {
+    const spent = this.#spent;
+    if (spent.length === 0) return undefined;
+    this.#spent = [];
+    return () => {
+      for (const data of spent) payloadPool.give(data);
+    };
+  }
+
+  #gather(): Uint8Array[] {
     const { backlog, window } = this.#replica;
     if (this.#slab.length - this.#slabAt < HEADER_SIZE * BATCH_FRAMES) {
       this.#slab = Buffer.allocUnsafeSlow(SLAB_SIZE);
@@ -114,7 +120,7 @@ export class Sender {
       chunks.push(headers.subarray(headersFrom, headersTo), data);
       headersFrom = headersTo;
       size += data.length;
-      if (entry.remark && backlog.releaseRemark(entry)) spent.push(data);
+      if (entry.remark && backlog.releaseRemark(entry)) this.#spent.push(data);
     }
     if (headersTo > headersFrom) chunks.push(headers.subarray(headersFrom, headersTo));
     this.#slabAt = headersTo;

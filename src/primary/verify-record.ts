@@ -70,11 +70,11 @@ export class VerifyRecord {
     }
   }
 
-  /** From now on it tells of that mirror. */
-  belongsTo(replicaId: string): void {
+  /** From now on it tells of that mirror. False when it told of another, or of none. */
+  belongsTo(replicaId: string): boolean {
     const state = this.#state;
     const same = state !== undefined && state.replicaId.toString('hex') === replicaId && state.size === this.#size;
-    if (same) return;
+    if (same) return true;
     if (state?.cycle !== undefined || state?.last !== undefined) {
       this.#log.info({}, 'the mirror or the size of the disk is another one: the periodic verification begins anew');
     }
@@ -84,6 +84,7 @@ export class VerifyRecord {
       cycle: undefined,
       last: undefined,
     };
+    return false;
   }
 
   begin(wallMs: number): void {

@@ -211,11 +211,16 @@ export class Segment {
   }
 
   /**
-   * The oldest records that lie in one place, at most about `sizeMax` bytes of them but at least one; they are views of one
-   * buffer of their own, and `end` is where they end. Nothing is taken: `taken` says so. Where no record stands, it
-   * `fails` or the segment `ends`, as told. Failure: `io-error`, also for bytes that are not what was written.
+   * The oldest records that lie in one place: at least one, and otherwise at most `sizeMax` bytes, where each counts
+   * `recordCost` bytes more than it has. They are views of one buffer of their own, and `end` is where they end. Nothing
+   * is taken: `taken` says so. Where no record stands, it `fails` or the segment `ends`, as told. Failure: `io-error`,
+   * also for bytes that are not what was written.
    */
-  async read(sizeMax: number, ending: 'fails' | 'ends'): Promise<{ records: SpoolRecord[]; end: number }> {
+  async read(
+    sizeMax: number,
+    ending: 'fails' | 'ends',
+    recordCost = 0,
+  ): Promise<{ records: SpoolRecord[]; end: number }> {
     const available = this.#availableFrom(this.#readAt);
     let bytes = await this.#fetch(this.#readAt, Math.min(available, Math.max(sizeMax, RECORD_HEADER_SIZE)));
     const firstSize = bytes.length < RECORD_HEADER_SIZE ? 0 : (recordSizeAt(bytes, 0) ?? 0);
@@ -226,6 +231,7 @@ export class Segment {
     while (at + RECORD_HEADER_SIZE <= bytes.length) {
       const size = recordSizeAt(bytes, at);
       if (size === undefined || size === 0 || at + size > bytes.length) break;
+      if (records.length > 0 && at + size + (records.length + 1) * recordCost > sizeMax) break;
       const record = getRecord(bytes, at, size);
       if (record === undefined) break;
       records.push(this.shiftMs === 0 ? record : { ...record, atMs: record.atMs + this.shiftMs });

@@ -164,18 +164,18 @@ export class Spool {
   }
 
   /**
-   * Takes the oldest records out, in order: about `sizeMax` bytes at most, but at least one unless it is empty. Their
-   * data are views of one buffer. One call at a time. Failure: `io-error`, also when a record is not what was written:
-   * nothing has been taken out then.
+   * Takes the oldest records out, in order: at least one unless it is empty, and otherwise at most `sizeMax` bytes, where
+   * each record counts `recordCost` bytes more than it has. Their data are views of one buffer. One call at a time.
+   * Failure: `io-error`, also when a record is not what was written: nothing has been taken out then.
    */
-  async read(sizeMax: number): Promise<SpoolRecord[]> {
+  async read(sizeMax: number, recordCost = 0): Promise<SpoolRecord[]> {
     assert(!this.#reading, 'one reader at a time');
     const segment = this.#firstUnread();
     if (segment === undefined) return [];
     const era = this.#era;
     this.#reading = true;
     try {
-      const { records, end } = await segment.read(sizeMax, 'fails');
+      const { records, end } = await segment.read(sizeMax, 'fails', recordCost);
       if (era !== this.#era) return [];
       segment.taken(end);
       this.#count -= records.length;

@@ -63,7 +63,7 @@ describe('periodic verification', () => {
     expect(told).toMatchObject({ level: 'error', ...range });
     const env = { NBDTWIN_RUNTIME_DIR: runtimeDirectory(twin.folder) };
     const { stdout } = await runNbdtwin(['status'], { env });
-    expect(stdout).toMatch(/^ {4}verified +\S.* ago, 4 KiB differ: look which side is right; --repair/m);
+    expect(stdout).toMatch(/^ {4}verified +\S.* ago, 4 KiB differ: look which side is right; a restart/m);
     expect(stdout).toContain(`${range.offset} ${range.length}`);
     await twin.primary.stop();
     const again = new Twin({

@@ -43,4 +43,9 @@ export const KNOWN_SEEDS: readonly KnownSeed[] = [
     steps: 15_000,
     note: 'an older copy of a primary, let through by --rescan, told versions up to the one that the mirror had seen, and died unmarked',
   },
+  {
+    seed: 45_812_835,
+    steps: 15_000,
+    note: 'reading back the spool took the window over its limit by what its entries cost besides their data',
+  },
 ];

@@ -22,7 +22,7 @@ export class LinkProxy {
   }
 
   static async open(targetPort: () => number): Promise<LinkProxy> {
-    const server = net.createServer();
+    const server = net.createServer({ allowHalfOpen: true });
     const proxy = new LinkProxy(server, targetPort);
     server.on('connection', (client) => proxy.#accept(client));
     server.listen(0, '127.0.0.1');
@@ -74,9 +74,9 @@ export class LinkProxy {
     await once(this.#server, 'close');
   }
 
-  #forward(to: net.Socket, chunk: Buffer): void {
-    if (this.delayMs === 0) to.write(chunk);
-    else setTimeout(() => to.write(chunk), this.delayMs);
+  #after(action: () => void): void {
+    if (this.delayMs === 0) action();
+    else setTimeout(action, this.delayMs);
   }
 
   #accept(client: net.Socket): void {
@@ -85,21 +85,26 @@ export class LinkProxy {
       return;
     }
     this.connections += 1;
-    const target = net.connect(this.#targetPort(), '127.0.0.1');
+    const target = net.connect({ port: this.#targetPort(), host: '127.0.0.1', allowHalfOpen: true });
     const pair = { client, target };
     this.#pairs.add(pair);
     client.setNoDelay(true);
     target.setNoDelay(true);
-    const end = (): void => {
-      this.#pairs.delete(pair);
-      client.destroy();
-      target.destroy();
-    };
-    client.on('error', end).on('close', end);
-    target.on('error', end).on('close', end);
+    for (const [from, to] of [
+      [client, target],
+      [target, client],
+    ] as const) {
+      // What one side has said before it ended its direction reaches the other, which may go on in its own.
+      from.on('end', () => this.#after(() => to.end()));
+      from.on('error', () => to.destroy());
+      from.on('close', () => {
+        this.#pairs.delete(pair);
+        if (!from.readableEnded) to.destroy();
+      });
+    }
     client.on('data', (chunk) => {
       this.recording?.toTarget.push(chunk);
-      this.#forward(target, chunk);
+      this.#after(() => target.write(chunk));
       if (this.rate === undefined) return;
       client.pause();
       setTimeout(
@@ -111,7 +116,7 @@ export class LinkProxy {
     });
     target.on('data', (chunk) => {
       this.recording?.toClient.push(chunk);
-      this.#forward(client, chunk);
+      this.#after(() => client.write(chunk));
     });
     if (this.#stalled) {
       client.pause();

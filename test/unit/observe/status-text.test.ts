@@ -140,7 +140,7 @@ describe('the status of a primary', () => {
     const text = lines({ ...base, last: found });
     const at = text.findIndex((line) => line.startsWith('    verified'));
     expect(text.slice(at, at + 6)).toEqual([
-      '    verified  2 days ago, 6 KiB differ: look which side is right; --repair makes the mirror like this disk, next in 4 days',
+      '    verified  2 days ago, 6 KiB differ: look which side is right; a restart with --rescan makes the mirror like this disk, next in 4 days',
       '              8192 4096 /etc/fstab',
       '              1048576 512',
       '              2097152 512',

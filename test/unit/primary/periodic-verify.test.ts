@@ -1,111 +1,40 @@
 /** The periodic verification between a primary and a mirror in memory, where time stands still unless it is moved. */
-import { describe, expect, it, onTestFinished } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { Failure } from '../../../src/base/failure.ts';
 import { MIB } from '../../../src/base/units.ts';
-import type { Mirror } from '../../../src/mirror/mirror.ts';
-import { openMirror } from '../../../src/mirror/open-mirror.ts';
-import { openPrimary } from '../../../src/primary/open-primary.ts';
 import type { PeriodicVerifySettings } from '../../../src/primary/periodic-verify.ts';
-import type { Primary, PrimaryOptions } from '../../../src/primary/primary.ts';
-import type { MirrorLinkStatus, VerificationStatus } from '../../../src/primary/status.ts';
-import { DiskVolume } from '../../../src/volume/disk-volume.ts';
-import type { MemoryDisk } from '../../support/memory-disk.ts';
-import { memoryLog } from '../../support/memory-log.ts';
-import { memoryWorld, turns } from '../../support/memory-world.ts';
+import type { PrimaryOptions } from '../../../src/primary/primary.ts';
+import type { VerificationStatus } from '../../../src/primary/status.ts';
+import { MemoryPair, STATE_DIRECTORY } from '../../support/memory-pair.ts';
+import { turns } from '../../support/memory-world.ts';
 
 const SIZE = 16 * MIB;
 const EVERY_MS = 2 * 3_600_000;
-const ADDRESS = { kind: 'tcp', host: 'mirror', port: 10810 } as const;
-const RECORD = '/disk.img.twin/verify';
+const RECORD = `${STATE_DIRECTORY}/verify`;
 
-/** Both in one process; every MiB of the disk begins with something. */
-class VerifiedPair {
-  readonly world = memoryWorld();
-  readonly #log = memoryLog();
-  primary!: Primary;
-  #mirror!: Mirror;
-
+/** Every MiB of the disk begins with something. */
+class VerifiedPair extends MemoryPair {
   static async make(): Promise<VerifiedPair> {
-    const pair = new VerifiedPair();
     const content = Buffer.alloc(SIZE);
     for (let at = 0; at < SIZE; at += MIB) content.fill(1 + at / MIB, at, at + 8192);
-    await pair.world.files.makeDirectory('/mirrors');
-    pair.world.files.put('/disk.img', content);
-    pair.#mirror = await openMirror(pair.world, pair.#log.log, {
-      directory: '/mirrors',
-      listen: ADDRESS,
-      tls: { keys: [] },
-    });
-    onTestFinished(async () => {
-      await pair.stop();
-      await pair.finish(pair.#mirror.close());
-    });
+    const pair = await new VerifiedPair().with(content);
+    await pair.startMirror();
     return pair;
   }
 
   async start(verify: Partial<PeriodicVerifySettings> = {}, more: Partial<PrimaryOptions> = {}): Promise<void> {
-    const disk = await this.world.files.openDisk('/disk.img', { lock: 'exclusive' });
-    this.primary = await openPrimary(this.world, this.#log.log, {
-      volume: new DiskVolume(disk),
-      disk,
-      stateDirectory: '/disk.img.twin',
-      exportName: 'disk',
-      mirror: ADDRESS,
-      tls: { keys: [] },
-      windowSize: MIB,
-      rescanRate: undefined,
-      rekeySize: 2 ** 40,
-      rekeyIntervalMs: 2 ** 30,
-      rescanAll: false,
-      periodicVerify: { everyMs: EVERY_MS, rate: MIB, repair: false, ...verify },
-      ...more,
-    });
-  }
-
-  async stop(drainMs = 1000): Promise<void> {
-    await this.finish(this.primary.close(drainMs));
-  }
-
-  get link(): MirrorLinkStatus {
-    return this.primary.status().mirrors[0]!;
+    await this.startPrimary({ periodicVerify: { everyMs: EVERY_MS, rate: MIB, repair: false, ...verify }, ...more });
   }
 
   get verification(): VerificationStatus {
     return this.link.verification!;
   }
 
-  get disk(): MemoryDisk {
-    return this.world.files.file('/disk.img').disk;
-  }
-
-  get image(): MemoryDisk {
-    return this.world.files.file('/mirrors/disk.img').disk;
-  }
-
   /** Log lines of a level that say this. */
   said(level: string, text: string): object[] {
-    return this.#log.lines
+    return this.log.lines
       .filter((line) => line.level === level && line.message.includes(text))
       .map(({ fields }) => fields);
-  }
-
-  /** Lets time pass in steps of `stepMs` until something is so. */
-  async until(what: string, done: () => boolean, stepMs = 20): Promise<void> {
-    for (let round = 0; round < 20_000 && !done(); round += 1) {
-      await turns(3);
-      this.world.clock.advance(stepMs);
-    }
-    if (!done()) throw new Error(`not in time: ${what}: ${JSON.stringify(this.primary.status())}`);
-  }
-
-  async finish<T>(work: Promise<T>): Promise<T> {
-    let settled = false;
-    const noted = (): void => {
-      settled = true;
-    };
-    work.then(noted, noted);
-    await this.until('finished', () => settled);
-    return work;
   }
 
   /** The first cycle, or the next one, is complete. */
@@ -213,7 +142,7 @@ describe('the periodic verification', () => {
     await pair.untilReached(6 * MIB);
     const { reached } = pair.verification.running!;
     expect(reached).toBeLessThan(SIZE);
-    await pair.stop();
+    await pair.stopPrimary();
     // Below where it was, and above.
     await pair.image.write(Buffer.from('x'), 4 * MIB);
     await pair.image.write(Buffer.from('x'), 14 * MIB);
@@ -228,7 +157,7 @@ describe('the periodic verification', () => {
       { offset: 14 * MIB, length: 4096 },
     ]);
     const { ageMs } = pair.verification.last!;
-    await pair.stop();
+    await pair.stopPrimary();
     await pair.start();
     await turns(10);
     expect(pair.verification.last).toMatchObject({ differingSize: 8192 });
@@ -240,7 +169,7 @@ describe('the periodic verification', () => {
     const pair = await VerifiedPair.make();
     await pair.start();
     await pair.untilVerified();
-    await pair.stop();
+    await pair.stopPrimary();
     await pair.world.files.file(RECORD).disk.write(Buffer.alloc(8192, 0x55), 0);
     await pair.start();
     await turns(10);

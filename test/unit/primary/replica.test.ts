@@ -37,7 +37,8 @@ describe('a replica', () => {
           expect(model.image).toEqual(model.local);
         },
       ),
-      { numRuns: 2000 },
+      // Found once: a rescan completed before an operation that its pass had read.
+      { numRuns: 2000, examples: [[1_622_456_685, 752, true, 20]] },
     );
     // The property says nothing unless all of this happened, often.
     for (const [name, count] of Object.entries(seen)) {

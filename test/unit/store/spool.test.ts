@@ -150,6 +150,17 @@ describe('the spool', () => {
     await rig.spool.close();
   });
 
+  it('counts with each record read what it costs who reads, and loses none that is left for later', async () => {
+    const rig = await opened();
+    for (let sequence = 1; sequence <= 50; sequence += 1) expect(rig.append(sequence, 10)).toBe(true);
+    const lots: number[][] = [];
+    while (!rig.spool.isEmpty) lots.push(sequences(await rig.spool.read(2000, 128)));
+    // A record of 10 bytes takes 58, and counts for 186.
+    expect(lots.every(({ length }) => length >= 1 && length <= 10)).toBe(true);
+    expect(lots.flat()).toEqual(Array.from({ length: 50 }, (_, index) => index + 1));
+    await rig.spool.close();
+  });
+
   it('what is read before it is written never touches the disk', async () => {
     const rig = await opened();
     for (let sequence = 1; sequence <= 400; sequence += 1) {
