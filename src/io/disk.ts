@@ -68,7 +68,7 @@ export interface Disk {
   /** Grows (or shrinks) a regular file; new space is a hole. Durable after `sync`. */
   resize(size: number): Promise<void>;
   /** Reserves space for the range so that a write to it cannot fail with `no-space`, content unchanged. */
-  reserve(offset: number, length: number): Promise<void>;
+  reserve(offset: number, length: number): void | Promise<void>;
   identity(): Promise<DiskIdentity>;
   /**
    * fsync, then the identity: what it says holds after a power loss too, if nothing is written meanwhile. `sync` alone

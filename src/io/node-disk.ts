@@ -170,13 +170,17 @@ export class NodeDisk implements Disk {
     this.#size = size;
   }
 
-  async reserve(offset: number, length: number): Promise<void> {
+  reserve(offset: number, length: number): void | Promise<void> {
     this.#checkMutation(offset, length);
     if (this.kind === 'block-device' || length === 0) return;
+    const startMs = this.#calls.nowMs();
+    if (length > INLINE_SIZE || !this.#pace.allows(startMs)) return this.#track(this.#reserveInPool(offset, length));
     try {
-      await this.#track(this.#calls.fallocate(this.descriptor, FALLOC_KEEP_SIZE, offset, length));
+      this.#calls.fallocateNow(this.descriptor, FALLOC_KEEP_SIZE, offset, length);
     } catch (error) {
       throw this.#failure(error, 'reserve', offset, length);
+    } finally {
+      this.#pace.took(startMs, this.#calls.nowMs());
     }
   }
 
@@ -265,6 +269,14 @@ export class NodeDisk implements Disk {
       } catch (error) {
         throw this.#failure(error, 'write', offset, data.length);
       }
+    }
+  }
+
+  async #reserveInPool(offset: number, length: number): Promise<void> {
+    try {
+      await this.#calls.fallocate(this.descriptor, FALLOC_KEEP_SIZE, offset, length);
+    } catch (error) {
+      throw this.#failure(error, 'reserve', offset, length);
     }
   }
 

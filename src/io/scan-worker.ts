@@ -2,6 +2,8 @@
 import { setPriority } from 'node:os';
 import { parentPort } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
+import { digestBy } from './digest.ts';
+import { openOpensslGmac } from './openssl-gmac.ts';
 import { type ScanTask, scanPieces } from './scan-piece.ts';
 
 /** Clients come first when processors are short. On Linux this concerns the calling thread alone. */
@@ -9,6 +11,8 @@ const NICENESS = 5;
 
 const port = parentPort;
 assert(port !== null, 'scan-worker runs as a thread');
+const fast = openOpensslGmac();
+if (fast !== undefined) digestBy(fast);
 try {
   setPriority(0, NICENESS);
 } catch {

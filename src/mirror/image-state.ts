@@ -1,4 +1,5 @@
 /** The state file of an image, and what every part of an image works with. */
+import type { InFlight } from '../base/in-flight.ts';
 import type { Log } from '../base/log.ts';
 import type { Disk } from '../io/disk.ts';
 import type { World } from '../io/world.ts';
@@ -33,6 +34,8 @@ export interface ImageParts {
   readonly positions: ImagePositions;
   readonly rules: StagingRules;
   readonly commits: Commits;
+  /** Staged runs that have been copied, and whose space is being given back. */
+  readonly clearing: InFlight;
   /** Throws `image-missing` when the image or its state was deleted, moved or replaced under our hands. */
   checkInPlace(): Promise<void>;
 }

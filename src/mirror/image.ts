@@ -7,7 +7,7 @@
  * Invariants:
  * - `consistent` is durably false from before the first byte of a seeding until its last byte is durable;
  * - the clean flag is durably clear from before the first byte that reaches the image in a session;
- * - not a byte reaches the image while files of a staged run are there, but those of its own commit;
+ * - not a byte reaches the image while the log of a staged run is there, but those of its own commit;
  * - an image that is not exact (an unclean stop, a failed call) is changed by staged runs and seedings alone.
  *
  * Survives a crash: what the state file says, and the staged run as of its last sync. An unclean stop may leave
@@ -16,6 +16,7 @@
 import { assert } from '../base/assert.ts';
 import { ID_SIZE, NO_ID } from '../base/bytes.ts';
 import { Failure } from '../base/failure.ts';
+import { InFlight } from '../base/in-flight.ts';
 import type { Log } from '../base/log.ts';
 import type { Disk } from '../io/disk.ts';
 import type { World } from '../io/world.ts';
@@ -49,7 +50,7 @@ export class MirrorImage {
   #run: StagedRun | undefined;
   /** The last run found no room, was to go on without, and was not completed: the next one begins without the net. */
   #outOfRoom = false;
-  /** Files of a staged run may be there, though none is held. */
+  /** The log of a staged run may be there, though none is held. */
   #leftovers = false;
   /** At the opening. */
   #found: Pick<Findings, 'strangeness' | 'file'> = { strangeness: undefined, file: 'same' };
@@ -61,7 +62,8 @@ export class MirrorImage {
     const positions = new ImagePositions(files.file.state.recorded, files.file.state.clean);
     const checkInPlace = () => this.#checkInPlace();
     const commits = { count: 0, lastMs: undefined };
-    this.#parts = { world, log, disk: files.disk, state, positions, rules, commits, checkInPlace };
+    const clearing = new InFlight();
+    this.#parts = { world, log, disk: files.disk, state, positions, rules, commits, clearing, checkInPlace };
     this.#direct = new DirectTarget(this.#parts);
   }
 
@@ -389,6 +391,7 @@ export class MirrorImage {
 
   async #release(): Promise<void> {
     await this.#run?.close();
+    await this.#parts.clearing.idle();
     await this.#parts.state.close();
     await this.disk.close();
   }

@@ -22,7 +22,7 @@ import { formatSize } from '../base/units.ts';
 import type { View } from '../rescan/view.ts';
 import { Staging } from '../store/staging.ts';
 import type { StagingBase } from '../store/staging-log.ts';
-import { copyCommitted } from './commit.ts';
+import { copyCommitted, forgetCopied, yielding } from './commit.ts';
 import type { ImageParts } from './image-state.ts';
 import { completeThrough, copyStaged, leaveNet, type StagedOutcome } from './overflow.ts';
 import { fullFailure, isFull, makeStaging, missingIn, stagingDirectory, stagingLimit } from './staging-room.ts';
@@ -249,7 +249,7 @@ export class StagedRun implements Target {
   }
 
   /**
-   * Commits: afterwards the image is at `sequence`, durably, and the files of the run are gone. A failure before the
+   * Commits: afterwards the image is at `sequence`, durably, and the run is gone. A failure before the
    * commit record leaves the image as it was, one after it leaves the run committed: call `finish` again.
    */
   async complete(number: number, sequence: number): Promise<void> {
@@ -267,8 +267,8 @@ export class StagedRun implements Target {
   async finish(): Promise<void> {
     assert(this.#staging !== undefined, 'a committed run has its files');
     await copyCommitted(this.#parts, this.#staging);
-    await this.remove();
-    this.#parts.world.points.reached('mirror-staging-removed');
+    await this.#letGo();
+    await forgetCopied(this.#parts, this.#staging);
   }
 
   /** Removes the files, durably, once nobody reads them. Failure: `state-unwritable`: call again. */
@@ -346,7 +346,7 @@ export class StagedRun implements Target {
     // The image's time changes with this: after a crash a state that says `clean` would blame somebody else for it.
     if (state.now.clean) await state.patch({ clean: false });
     try {
-      if (disk.size === this.size) await overlay.reserveIn(disk);
+      if (disk.size === this.size) await overlay.reserveIn(disk, yielding(world.clock));
     } catch (error) {
       this.#wanted = missingIn(disk, overlay);
       if (isFull(error) && this.#goesOn) return this.#giveWay(error);

@@ -15,13 +15,18 @@ export function stagingDirectory(imagePath: string): string {
  * where a run goes on without room.
  */
 export async function stagingRoom(
-  { world, disk, rules }: ImageParts,
+  { world, disk, rules, clearing }: ImageParts,
   run: { readonly stagedSize: number; readonly wanted: number } | undefined,
 ): Promise<number> {
   if (rules.overflow === 'continue') return Number.MAX_SAFE_INTEGER;
-  const free = await world.files.freeSize(disk.path.slice(0, disk.path.lastIndexOf('/')) || '/');
+  await clearing.idle();
+  const free = await world.files.freeSize(directoryOf(disk.path));
   const room = Math.max(0, free + (run?.stagedSize ?? 0) - (run?.wanted ?? 0));
   return Math.min(room, rules.limit ?? room, Number.MAX_SAFE_INTEGER);
+}
+
+export function directoryOf(path: string): string {
+  return path.slice(0, path.lastIndexOf('/')) || '/';
 }
 
 /** What the state says of an image that is at no position. */
@@ -40,6 +45,7 @@ export async function makeStaging(
   position: StagedPosition,
 ): Promise<Staging> {
   const { files } = parts.world;
+  await parts.clearing.idle();
   // After a crash the run is known by the state that it lies over.
   await parts.state.ensure();
   // An id may come twice; the copy of the one before must not be taken for that of this one.

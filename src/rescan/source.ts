@@ -33,7 +33,7 @@ export interface DifferingRange extends Range {
   readonly remoteZero: boolean;
 }
 
-/** Bytes of one batch of coarse digests, a multiple of 1 MiB, and how many are under way at the same time, holes not counted. */
+/** Bytes of one batch of coarse digests, a multiple of 1 MiB, and how many full of data are under way at the same time. */
 export interface Stride {
   readonly batchSize: number;
   readonly batches: number;
@@ -66,8 +66,8 @@ export interface SourcePorts {
 
 /** Bytes of a batch that is all hole locally. */
 const HOLE_BATCH_SIZE = GIB;
-/** Batches under way, holes counted. */
-const BATCHES_MAX = 8;
+/** Batches under way, however little data is in them. */
+const BATCHES_MAX = 32;
 
 /**
  * Where more units than this share differed of late, the next batches begin with the next finer ones: looking into nearly
@@ -83,10 +83,12 @@ export async function runPass(ports: SourcePorts): Promise<void> {
   try {
     for (;;) {
       const stride = ports.stride();
-      while (batches.length < BATCHES_MAX && batches.filter(({ readSize }) => readSize > 0).length < stride.batches) {
+      while (batches.length < BATCHES_MAX) {
         const next = nextBatch(ports, offset, stride.batchSize);
         if (next === undefined) break;
         const { range, readSize } = next;
+        const underWay = batches.reduce((size, batch) => size + batch.readSize, 0);
+        if (underWay > 0 && underWay + readSize > stride.batchSize * stride.batches) break;
         offset = range.offset + range.length;
         ports.reached(offset);
         const differing = compare(ports, range, ports.seeding || readSize === 0 ? 0 : firstLevel);
@@ -120,12 +122,25 @@ function nextBatch(
   const first = ports.next(offset, batchSize);
   if (first === undefined) return undefined;
   const data = ports.seekData(first.offset);
-  if (data <= first.offset + batchSize) return { range: first, readSize: first.length };
+  if (data <= first.offset + batchSize) return { range: first, readSize: dataSizeOf(ports, first) };
   const range = ports.next(offset, HOLE_BATCH_SIZE);
   assert(range !== undefined && range.offset === first.offset, 'the scope does not move under a pass');
   if (data >= range.offset + range.length) return { range, readSize: 0 };
   const holeLength = Math.floor((data - range.offset) / MIB) * MIB;
   return { range: { offset: range.offset, length: Math.min(range.length, holeLength) }, readSize: 0 };
+}
+
+/** Bytes of the MiB of a range in which there is data. */
+function dataSizeOf(ports: SourcePorts, { offset, length }: Range): number {
+  const end = offset + length;
+  let size = 0;
+  for (let at = offset; at < end; ) {
+    const data = ports.seekData(at);
+    if (data >= end) break;
+    at = Math.min(end, alignDown(data, MIB) + MIB);
+    size += Math.min(MIB, at - offset);
+  }
+  return size;
 }
 
 /** The ranges of a batch that differ, in order, neighbours joined, in units of 4 KiB where both sides hold data. */

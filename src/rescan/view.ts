@@ -91,31 +91,41 @@ class ViewScan {
 
   /** Neighbouring units that come from the same place are taken together. */
   #divide(): void {
-    const { offset, length, unitSize } = this.#request;
+    const { offset, length } = this.#request;
     const end = offset + length;
     let start = offset;
-    let source = this.#sourceOf(start);
-    for (let at = start + unitSize; at < end; at += unitSize) {
-      const next = this.#sourceOf(at);
-      if (next === source) continue;
-      this.#take(source, start, at);
-      start = at;
-      source = next;
+    let { source, until } = this.#sourceOf(start);
+    while (until < end) {
+      const next = this.#sourceOf(until);
+      if (next.source !== source) {
+        this.#take(source, start, until);
+        start = until;
+        source = next.source;
+      }
+      until = next.until;
     }
     this.#take(source, start, end);
   }
 
-  /** Where the unit at that offset comes from. */
-  #sourceOf(offset: number): Source {
+  /** Where the unit at that offset comes from, and all up to the one at `until`. */
+  #sourceOf(offset: number): { readonly source: Source; readonly until: number } {
     const { disk, over, size } = this.#view;
-    const end = Math.min(offset + this.#request.unitSize, size);
+    const { unitSize } = this.#request;
+    const end = Math.min(offset + unitSize, size);
     const range = over?.overlay.next(offset);
+    let source: Source = 'mixed';
+    let sourceEnd = offset;
     if (range === undefined || range.offset >= end) {
-      const wholeEnd = disk.size === size ? size : alignDown(disk.size, this.#request.unitSize);
-      return end <= wholeEnd ? 'disk' : 'mixed';
+      const wholeEnd = disk.size === size ? size : alignDown(disk.size, unitSize);
+      if (end <= wholeEnd) {
+        source = 'disk';
+        sourceEnd = Math.min(wholeEnd, range?.offset ?? wholeEnd);
+      }
+    } else if (range.offset === offset && range.length >= end - offset) {
+      source = range.zero ? 'zero' : 'data';
+      sourceEnd = offset + range.length;
     }
-    if (range.offset > offset || range.length < end - offset) return 'mixed';
-    return range.zero ? 'zero' : 'data';
+    return { source, until: Math.max(offset + unitSize, alignDown(sourceEnd, unitSize)) };
   }
 
   #take(source: Source, start: number, end: number): void {

@@ -33,7 +33,7 @@ export const RANGES_MAX = 1_048_576;
 const BLOCK_SIZE = 4096;
 /** Bytes copied at a time; and bytes, or ranges, copied between two reports of progress. */
 const COPY_SIZE = MIB;
-const COPY_RANGES = 256;
+const COPY_RANGES = 32;
 
 export class Overlay {
   readonly #file: Disk;
@@ -166,10 +166,16 @@ export class Overlay {
     await this.#exclusively(this.#file.resize(0).then(() => this.#file.resize(size)));
   }
 
-  /** Reserves space on `target` for all data, so that copying it there cannot fail with `no-space`. */
-  async reserveIn(target: Disk): Promise<void> {
+  /**
+   * Reserves space on `target` for all data, so that copying it there cannot fail with `no-space`. `progress` is called
+   * between two ranges, and is waited for: where a caller lets others run.
+   */
+  async reserveIn(target: Disk, progress?: () => void | Promise<void>): Promise<void> {
     for (let data = this.#map.nextData(0); data !== undefined; data = this.#map.nextData(data.end)) {
-      await target.reserve(data.start, data.end - data.start);
+      const reserving = target.reserve(data.start, data.end - data.start);
+      if (reserving !== undefined) await reserving;
+      const others = progress?.();
+      if (others !== undefined) await others;
     }
   }
 
@@ -187,8 +193,10 @@ export class Overlay {
     let range = this.next(0);
     while (range !== undefined) {
       const length = range.zero ? range.length : Math.min(range.length, COPY_SIZE);
-      if (range.zero) await target.zero(range.offset, length, false);
-      else await this.#copyData(buffer.subarray(0, length), range.offset, target);
+      const copying = range.zero
+        ? target.zero(range.offset, length, false)
+        : this.#copyData(buffer.subarray(0, length), range.offset, target);
+      if (copying !== undefined) await copying;
       range = this.next(range.offset + length);
       doneSize += length;
       untold += 1;
@@ -199,9 +207,9 @@ export class Overlay {
     }
   }
 
-  async #copyData(piece: Buffer, offset: number, target: Disk): Promise<void> {
-    await this.#file.read(piece, offset);
-    await target.write(piece, offset);
+  #copyData(piece: Buffer, offset: number, target: Disk): void | Promise<void> {
+    const reading = this.#file.read(piece, offset);
+    return reading === undefined ? target.write(piece, offset) : reading.then(() => target.write(piece, offset));
   }
 
   /** The end of a range that lies on the disk, while nothing else is being written. */

@@ -3,13 +3,13 @@
  * `log`, which says which of them count (staging-log.ts). The log alone decides: without it there is no staged run.
  *
  * The life of a run: `create`; writes to `overlay`, now and then `sync`; `commit`; its owner reserves space, copies the
- * overlay into the image, syncs the image and records the position; `remove`. Or `remove` before the commit.
+ * overlay into the image, syncs the image and records the position; `forget`. Or `remove` before the commit.
  *
  * What survives a crash, as `open` finds it:
  * - the ranges of the last `sync` that returned, or of one that was under way, with that position. Bytes rewritten since
  *   then are the old ones, the new ones or a mixture: whoever goes on must write again what came after the position;
  * - after `commit` has returned: the commit record and every byte. While it is under way: this or the above;
- * - once `remove` has returned: nothing. Until it has, all of the above.
+ * - once `remove` or `forget` has returned: nothing. Until it has, all of the above.
  *
  * Invariants:
  * - the log names only ranges whose data was synced before;
@@ -32,15 +32,24 @@
 import { dirname } from 'node:path';
 import { assert } from '../base/assert.ts';
 import { Failure, isFailure } from '../base/failure.ts';
-import { alignUp, KIB, MIB } from '../base/units.ts';
+import { alignUp, KIB } from '../base/units.ts';
 import type { Disk, FileSystem } from '../io/disk.ts';
-import { Overlay, RANGES_MAX } from './overlay.ts';
+import { Overlay } from './overlay.ts';
+import {
+  DATA_NAME,
+  LOG_FACTOR,
+  LOG_NAME,
+  readAnew,
+  readLog,
+  removeFiles,
+  removeLog,
+  removeRest,
+} from './staging-files.ts';
 import {
   batchSize,
   type Chained,
   type CommitRecord,
   type DecodedLog,
-  decodeLog,
   ENTRY_SIZE,
   encodeBatch,
   encodeCommit,
@@ -50,13 +59,8 @@ import {
   type StagingBase,
 } from './staging-log.ts';
 
-const LOG_NAME = 'log';
-const DATA_NAME = 'data';
-/** A log is rewritten when it is larger than this and than so many times what its live ranges take. */
+/** A log is rewritten when it is larger than this, and than LOG_FACTOR times what its live ranges take. */
 const LOG_SIZE_LOW = 256 * KIB;
-const LOG_FACTOR = 4;
-/** More than a log can become: ranges without number are refused by the overlay. */
-const LOG_SIZE_MAX = LOG_FACTOR * RANGES_MAX * ENTRY_SIZE + MIB;
 /** The log's file grows in such steps. */
 const LOG_STEP_SIZE = 64 * KIB;
 
@@ -296,8 +300,19 @@ export class Staging {
    * under way. Failures: `state-unwritable`: the run may still be there, call again.
    */
   async remove(): Promise<void> {
+    const { cleared } = await this.forget();
+    await cleared;
+  }
+
+  /**
+   * As `remove`, but on return the run is gone, durably, and its space is given back once `cleared` resolves, which for
+   * scattered data takes a while. Until then no other run may begin in the directory. Where `cleared` rejects, what is left
+   * means nothing, and goes with the next run.
+   */
+  async forget(): Promise<{ readonly cleared: Promise<void> }> {
     await this.close();
-    await removeFiles(this.#files, this.#directory);
+    await removeLog(this.#files, this.#directory);
+    return { cleared: removeRest(this.#files, this.#directory) };
   }
 
   /** Lets go of the files; what is there stays, as of the last `sync`. Idempotent. */
@@ -356,23 +371,6 @@ export class Staging {
   }
 }
 
-async function readLog(files: FileSystem, path: string): Promise<DecodedLog> {
-  let bytes: Buffer | undefined;
-  try {
-    bytes = await files.readFile(path, LOG_SIZE_MAX);
-  } catch (error) {
-    if (!isFailure(error, 'overflow')) throw error;
-    throw new Failure('state-corrupt', `the log of the staged run is too large: ${path}`, { cause: error });
-  }
-  return decodeLog(bytes ?? Buffer.alloc(0), path);
-}
-
-/** A failed sync, before this process or in it, has left pages in the cache that the medium does not hold. */
-async function readAnew(disk: Disk): Promise<void> {
-  await disk.sync();
-  await disk.dropCache();
-}
-
 /** The overlay that a log describes, read from the medium. */
 async function restored(data: Disk, contents: DecodedLog, sizeMax: number): Promise<Overlay> {
   await readAnew(data);
@@ -380,13 +378,4 @@ async function restored(data: Disk, contents: DecodedLog, sizeMax: number): Prom
   for (const { ranges } of contents.batches) for (const range of ranges) overlay.restore(range);
   if (contents.committed === undefined) await overlay.reclaim();
   return overlay;
-}
-
-/** The log first: with it goes the run, in one step, and whatever else is left means nothing. */
-async function removeFiles(files: FileSystem, directory: string): Promise<void> {
-  await files.remove(`${directory}/${LOG_NAME}`);
-  await files.syncDirectory(directory);
-  const names = await files.list(directory);
-  for (const name of names) await files.remove(`${directory}/${name}`);
-  if (names.length > 0) await files.syncDirectory(directory);
 }

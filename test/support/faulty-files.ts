@@ -103,7 +103,7 @@ class FaultyDisk implements Disk {
     return this.#disk.resize(size);
   }
 
-  reserve(offset: number, length: number): Promise<void> {
+  reserve(offset: number, length: number): void | Promise<void> {
     return this.#disk.reserve(offset, length);
   }
 

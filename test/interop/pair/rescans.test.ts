@@ -75,7 +75,8 @@ test('one that waits and leaves makes room: the next ones move up', async () => 
 test('a mirror that stops in the middle of a seeding: only what is still marked is compared again', async () => {
   const size = 256 * MIB;
   const { log, lines } = memoryLog();
-  const pair = await Pair.make({ log, size, primary: { rescanRate: 32 * MIB, windowSize: 16 * MIB } });
+  // Of every 4 MiB one has data, and counts for the rate.
+  const pair = await Pair.make({ log, size, primary: { rescanRate: 8 * MIB, windowSize: 16 * MIB } });
   for (let at = 0; at < size; at += 4 * MIB) await fill(pair.diskPath, at);
   await pair.startMirror();
   await pair.startPrimary();

@@ -308,7 +308,7 @@ test('a primary that dies in the middle of a rescan does not take it for done', 
   await scribble(pair.imagePath, 150 * MIB, randomBytes(4096));
   await pair.startMirror();
   // A clean start, no write at all, a rescan because the image changed; the power goes while it runs.
-  await pair.startPrimary({ rescanRate: 12 * MIB });
+  await pair.startPrimary({ rescanRate: 2 * MIB });
   await pair.until('a checkpoint is durable', () => pair.link.state === 'rescan' && pair.link.markedSize < pair.size);
   cpSync(`${pair.diskPath}.twin`, `${pair.folder}/as-the-power-went`, { recursive: true });
   await pair.stopPrimary(0);

@@ -302,7 +302,10 @@ describe('zeroes and holes', () => {
     await disk.zero(0, MIB, true);
     expect(fs.statSync(disk.path).blocks * 512).toBeGreaterThanOrEqual(MIB);
     await disk.write(Buffer.from('kept'), 4 * MIB);
-    await disk.reserve(4 * MIB, 4 * MIB);
+    await disk.reserve(4 * MIB, 3 * MIB);
+    // What is short needs no thread.
+    expect(disk.reserve(7 * MIB, 64 * KIB)).toBeUndefined();
+    await disk.reserve(7 * MIB, MIB);
     expect(fs.statSync(disk.path).blocks * 512).toBeGreaterThanOrEqual(5 * MIB);
     expect((await readAll(disk, 4 * MIB, 4)).toString()).toBe('kept');
     expect(fs.statSync(disk.path).size).toBe(8 * MIB);
@@ -365,7 +368,8 @@ describe('zeroes and holes', () => {
     const disk = await newDisk(8 * MIB, calls);
     expect(() => disk.zero(0, 4096, true)).toThrow(expect.objectContaining({ code: 'no-space' }));
     await expect(disk.zero(0, 4 * MIB, true)).rejects.toMatchObject({ code: 'no-space' });
-    await expect(disk.reserve(0, 4096)).rejects.toMatchObject({ code: 'no-space' });
+    expect(() => disk.reserve(0, 4096)).toThrow(expect.objectContaining({ code: 'no-space' }));
+    await expect(disk.reserve(0, 4 * MIB)).rejects.toMatchObject({ code: 'no-space' });
     await disk.close();
   });
 

@@ -101,6 +101,7 @@ describe('a staged run', () => {
     expect(durable(world).equals(NEW)).toBe(true);
     expect(image.positions).toEqual({ applied: 12, durable: 12, recorded: 12, staged: 0, stagedSize: 0 });
     expect(image.state).toMatchObject({ recorded: 12, checkpoint: 3, consistent: true, committing: false });
+    await turns(5);
     expect(await world.files.list(`${IMAGE}.twin/staging`)).toEqual([]);
     // What follows goes straight to the image again.
     await image.target.write(Buffer.alloc(512, 9), 0);
@@ -323,6 +324,89 @@ describe('a commit', () => {
       'mirror-copy-recorded',
       'mirror-staging-removed',
     ]);
+  });
+
+  it('does not wait for the space of what it has copied; room, the next run and the end do', async () => {
+    const world = memoryWorld();
+    const image = await imageAt7(world);
+    const remove = world.files.remove.bind(world.files);
+    let givenBack = (): void => undefined;
+    world.files.remove = async (path) => {
+      if (path === STAGED) await new Promise<void>((resolve) => (givenBack = resolve));
+      return remove(path);
+    };
+    await image.begin(HELLO, beginning('RESCAN', 7));
+    await stageAll(image);
+    await image.complete(3, 12);
+    expect(durable(world).equals(NEW)).toBe(true);
+    expect(image.positions).toMatchObject({ recorded: 12, staged: 0 });
+    expect(await world.files.list(`${IMAGE}.twin/staging`)).toEqual(['data']);
+    expect(image.run).toBeUndefined();
+    const settled: string[] = [];
+    const note = (what: string) => () => void settled.push(what);
+    void image.stagingRoom().then(note('room'));
+    const begun = image.begin(HELLO, beginning('RESCAN', 12));
+    void begun.then(note('begun'));
+    await turns(20);
+    expect(settled).toEqual([]);
+    givenBack();
+    await begun;
+    expect(settled).toContain('room');
+    await stageAll(image, 12);
+    await image.complete(4, 16);
+    const closed = image.close();
+    void closed.then(note('closed'));
+    await turns(20);
+    expect(settled).not.toContain('closed');
+    givenBack();
+    await closed;
+    expect((await powerLoss(world)).recorded).toBe(16);
+  });
+
+  it('waits for the space of what it has copied where that is much of what is free', async () => {
+    const world = memoryWorld();
+    const image = await imageAt7(world);
+    const remove = world.files.remove.bind(world.files);
+    let givenBack = (): void => undefined;
+    world.files.remove = async (path) => {
+      if (path === STAGED) await new Promise<void>((resolve) => (givenBack = resolve));
+      return remove(path);
+    };
+    await image.begin(HELLO, beginning('RESCAN', 7));
+    await stageAll(image);
+    world.files.free = 4 * image.run!.stagedSize;
+    let done = false;
+    const completed = image.complete(3, 12).then(() => {
+      done = true;
+    });
+    await turns(50);
+    expect([durable(world).equals(NEW), done]).toEqual([true, false]);
+    givenBack();
+    await completed;
+    expect(await world.files.list(`${IMAGE}.twin/staging`)).toEqual([]);
+  });
+
+  it('stands where the space of what it has copied cannot be given back: that goes with the next run', async () => {
+    const world = memoryWorld();
+    const image = await imageAt7(world);
+    const remove = world.files.remove.bind(world.files);
+    let refused = 0;
+    world.files.remove = async (path) => {
+      if (path !== STAGED || refused > 0) return remove(path);
+      refused += 1;
+      throw new Failure('state-unwritable', 'refused');
+    };
+    await image.begin(HELLO, beginning('RESCAN', 7));
+    await stageAll(image);
+    await image.complete(3, 12);
+    expect(await world.files.list(`${IMAGE}.twin/staging`)).toEqual(['data']);
+    await image.begin(HELLO, beginning('RESCAN', 12));
+    expect(refused).toBe(1);
+    await stageAll(image, 12);
+    await image.complete(4, 16);
+    await turns(5);
+    expect(await world.files.list(`${IMAGE}.twin/staging`)).toEqual([]);
+    expect(durable(world).equals(NEW)).toBe(true);
   });
 
   it('is all or nothing wherever the power goes', async () => {

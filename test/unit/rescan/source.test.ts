@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Failure } from '../../../src/base/failure.ts';
-import { GIB, KIB, MIB } from '../../../src/base/units.ts';
+import { alignDown, GIB, KIB, MIB } from '../../../src/base/units.ts';
 import { digestUnits } from '../../../src/io/digest.ts';
 import type { ScanResult } from '../../../src/io/scan-pool.ts';
 import { newScanResult } from '../../../src/io/scan-request.ts';
@@ -288,7 +288,7 @@ describe('a pass over two quiet disks', () => {
   });
 
   it('asks no more than the mirror answers, for a disk that is one hole', async () => {
-    const size = 10 * GIB + 512;
+    const size = 50 * GIB + 512;
     const marks = new Marks(size);
     marks.markAll();
     const zero = async (_offset: number, length: number, unit: DigestUnit): Promise<ScanResult> => {
@@ -317,9 +317,52 @@ describe('a pass over two quiet disks', () => {
       },
     });
     expect(compared).toBe(size);
-    expect(asked.length).toBe(11);
+    expect(asked.length).toBe(51);
     expect(Math.max(...asked.map(({ length }) => length))).toBe(GIB);
-    expect(openMax).toBe(8);
+    expect(openMax).toBe(32);
+  });
+
+  it('has as much data under way as batches full of it have, in however many they lie', async () => {
+    // 1 MiB of data in every 64.
+    const size = 64 * 256 * MIB;
+    const marks = new Marks(size);
+    marks.markAll();
+    let open = 0;
+    let openMax = 0;
+    const read: Range[] = [];
+    const paced: number[] = [];
+    const run = async (strideSize: number): Promise<void> => {
+      openMax = 0;
+      read.length = 0;
+      paced.length = 0;
+      await runPass({
+        ...portsBetween(new MemoryDisk(1), new MemoryDisk(1), marks),
+        seekData: (offset) => {
+          const piece = alignDown(offset, 64 * MIB);
+          return offset < piece + MIB ? offset : piece + 64 * MIB;
+        },
+        scanLocal: async (offset, length, unit) => {
+          if (offset % (64 * MIB) === 0) read.push({ offset, length });
+          return newScanResult(length, unit);
+        },
+        async scanRemote(offset, length, unit) {
+          const isData = offset % (64 * MIB) === 0;
+          if (isData) open += 1;
+          openMax = Math.max(openMax, open);
+          await turn();
+          if (isData) open -= 1;
+          return newScanResult(length, unit);
+        },
+        pace: async (readSize) => void paced.push(readSize),
+        stride: () => ({ batchSize: strideSize, batches: 3 }),
+      });
+      expect(read.length).toBe(256);
+      expect(paced.reduce((sum, part) => sum + part, 0)).toBe(256 * MIB);
+    };
+    await run(32 * MIB);
+    expect(openMax).toBeGreaterThan(10);
+    await run(2 * MIB);
+    expect(openMax).toBe(6);
   });
 });
 
