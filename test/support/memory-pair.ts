@@ -16,6 +16,19 @@ const DISK = '/disk.img';
 const IMAGE = '/mirrors/disk.img';
 export const STATE_DIRECTORY = '/disk.img.twin';
 
+/** Of a primary in memory, but for its disk. */
+export const PRIMARY_OPTIONS = {
+  stateDirectory: STATE_DIRECTORY,
+  exportName: 'disk',
+  mirror: ADDRESS,
+  tls: { keys: [] },
+  windowSize: MIB,
+  rescanRate: undefined,
+  rekeySize: 2 ** 40,
+  rekeyIntervalMs: 2 ** 30,
+  rescanAll: false,
+} as const satisfies Partial<PrimaryOptions>;
+
 export class MemoryPair {
   readonly world = memoryWorld();
   readonly log = memoryLog();
@@ -51,15 +64,7 @@ export class MemoryPair {
     this.#primary = await openPrimary(this.world, this.log.log, {
       volume,
       disk,
-      stateDirectory: STATE_DIRECTORY,
-      exportName: 'disk',
-      mirror: ADDRESS,
-      tls: { keys: [] },
-      windowSize: MIB,
-      rescanRate: undefined,
-      rekeySize: 2 ** 40,
-      rekeyIntervalMs: 2 ** 30,
-      rescanAll: false,
+      ...PRIMARY_OPTIONS,
       ...more,
     });
     return volume;

@@ -300,6 +300,17 @@ describe('a staged run whose session is lost', () => {
   });
 });
 
+/** What was staged is not removed until the function that is returned says so, each time. */
+function holdSpace(world: MemoryWorld): () => void {
+  const remove = world.files.remove.bind(world.files);
+  let giveBack = (): void => undefined;
+  world.files.remove = async (path) => {
+    if (path === STAGED) await new Promise<void>((resolve) => (giveBack = resolve));
+    return remove(path);
+  };
+  return () => giveBack();
+}
+
 describe('a commit', () => {
   /** Stages everything and commits; rejects when the process dies or a call fails. */
   async function commit(world: MemoryWorld, seeded: () => void = () => undefined): Promise<void> {
@@ -329,12 +340,7 @@ describe('a commit', () => {
   it('does not wait for the space of what it has copied; room, the next run and the end do', async () => {
     const world = memoryWorld();
     const image = await imageAt7(world);
-    const remove = world.files.remove.bind(world.files);
-    let givenBack = (): void => undefined;
-    world.files.remove = async (path) => {
-      if (path === STAGED) await new Promise<void>((resolve) => (givenBack = resolve));
-      return remove(path);
-    };
+    const giveBack = holdSpace(world);
     await image.begin(HELLO, beginning('RESCAN', 7));
     await stageAll(image);
     await image.complete(3, 12);
@@ -349,7 +355,7 @@ describe('a commit', () => {
     void begun.then(note('begun'));
     await turns(20);
     expect(settled).toEqual([]);
-    givenBack();
+    giveBack();
     await begun;
     expect(settled).toContain('room');
     await stageAll(image, 12);
@@ -358,7 +364,7 @@ describe('a commit', () => {
     void closed.then(note('closed'));
     await turns(20);
     expect(settled).not.toContain('closed');
-    givenBack();
+    giveBack();
     await closed;
     expect((await powerLoss(world)).recorded).toBe(16);
   });
@@ -366,12 +372,7 @@ describe('a commit', () => {
   it('waits for the space of what it has copied where that is much of what is free', async () => {
     const world = memoryWorld();
     const image = await imageAt7(world);
-    const remove = world.files.remove.bind(world.files);
-    let givenBack = (): void => undefined;
-    world.files.remove = async (path) => {
-      if (path === STAGED) await new Promise<void>((resolve) => (givenBack = resolve));
-      return remove(path);
-    };
+    const giveBack = holdSpace(world);
     await image.begin(HELLO, beginning('RESCAN', 7));
     await stageAll(image);
     world.files.free = 4 * image.run!.stagedSize;
@@ -381,7 +382,7 @@ describe('a commit', () => {
     });
     await turns(50);
     expect([durable(world).equals(NEW), done]).toEqual([true, false]);
-    givenBack();
+    giveBack();
     await completed;
     expect(await world.files.list(`${IMAGE}.twin/staging`)).toEqual([]);
   });

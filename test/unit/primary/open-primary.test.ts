@@ -8,10 +8,10 @@ import { PRIMARY_STATE } from '../../../src/store/primary-state.ts';
 import { readStateFile } from '../../../src/store/state-file.ts';
 import { DiskVolume } from '../../../src/volume/disk-volume.ts';
 import { type LogLine, memoryLog } from '../../support/memory-log.ts';
+import { PRIMARY_OPTIONS, STATE_DIRECTORY } from '../../support/memory-pair.ts';
 import { type MemoryWorld, memoryWorld } from '../../support/memory-world.ts';
 
 const PATH = '/disk.img';
-const STATE_DIRECTORY = `${PATH}.twin`;
 
 async function start(world: MemoryWorld): Promise<{ primary: Primary; lines: readonly LogLine[] }> {
   const disk = await world.files.openDisk(PATH, { lock: 'exclusive' });
@@ -19,15 +19,7 @@ async function start(world: MemoryWorld): Promise<{ primary: Primary; lines: rea
   const primary = await openPrimary(world, log, {
     volume: new DiskVolume(disk),
     disk,
-    stateDirectory: STATE_DIRECTORY,
-    exportName: 'disk',
-    mirror: { kind: 'tcp', host: 'mirror', port: 10810 },
-    tls: { keys: [] },
-    windowSize: MIB,
-    rescanRate: undefined,
-    rekeySize: 2 ** 40,
-    rekeyIntervalMs: 2 ** 30,
-    rescanAll: false,
+    ...PRIMARY_OPTIONS,
   });
   return { primary, lines };
 }
