@@ -7,8 +7,8 @@
  *
  * Invariants:
  * - `spooled` counts each operation from before it is on disk until after it is in the window or in a part.
- * - spool + parts + files being removed stay within `spoolSize`: appending leaves room for what folding takes before the
- *   segment that it reads is gone.
+ * - spool + parts + files being removed stay within `spoolSize`: appending leaves room for what is being folded, whose
+ *   segment is still there.
  * - Nothing flaps: a rung is left for a better one only when nothing (merged: little) is left on it, *and* RUNG_DWELL_MS
  *   after the last change. Changes for the worse cannot wait, but there are never more than two beyond those.
  *
@@ -82,8 +82,8 @@ export class Overflow {
   #failure: Failure | undefined;
   /** The one consumer of the spool, while it works. */
   #feeding: Promise<void> | undefined;
-  /** Operations are on their way into the growing part. */
-  #folding = false;
+  /** Bytes on their way from the spool into the growing part, which may take as many; undefined: nothing is. */
+  #folding: number | undefined;
   /** Counts `clear`: what was begun before it counts no more. */
   #era = 0;
   #stopping = false;
@@ -163,7 +163,7 @@ export class Overflow {
     const { spool } = this;
     const { spoolSize } = this.#settings;
     if (spool === undefined || this.#failure !== undefined || this.#stopping) return false;
-    if (this.size + (data?.length ?? 0) + this.#foldingSize > spoolSize) return false;
+    if (this.size + (data?.length ?? 0) + (this.#folding ?? 0) + this.#foldingSize > spoolSize) return false;
     if (!spool.append(type, flags, sequence, offset, length, data, atMs)) return false;
     this.spooled.entered(offset, length, atMs);
     if (this.#rung === 'window') {
@@ -189,7 +189,7 @@ export class Overflow {
 
   /** Says that a part is next, if that is so. */
   announce(): void {
-    if (this.#window.hasUnsent || this.#handedOut || this.#failure !== undefined || this.#folding) return;
+    if (this.#window.hasUnsent || this.#handedOut || this.#failure !== undefined || this.#folding !== undefined) return;
     if (!this.parts.isEmpty) this.events.mergedReady();
   }
 
@@ -229,7 +229,7 @@ export class Overflow {
     this.spool?.clear();
     this.#failure = undefined;
     this.#mergeless = false;
-    this.#folding = false;
+    this.#folding = undefined;
     this.#handedOut = false;
     if (this.#rung !== 'window') this.#move('window', this.#world.clock.nowMs());
   }
@@ -270,7 +270,7 @@ export class Overflow {
         if (era !== this.#era) return;
         if (to === 'part' && part === undefined) continue;
         // What is being read belongs to this part: it does not end before that is in it.
-        this.#folding = part !== undefined;
+        this.#folding = part === undefined ? undefined : 0;
         const records = await this.spool!.read(this.#batchSize, ENTRY_OVERHEAD_SIZE);
         if (era !== this.#era) return;
         this.#world.points.reached('primary-spool-read');
@@ -304,7 +304,8 @@ export class Overflow {
   }
 
   async #intoPart(part: MergedPart, records: readonly SpoolRecord[], era: number): Promise<void> {
-    await this.#roomToFold(records, era);
+    const size = records.reduce((sum, { data }) => sum + (data?.length ?? 0), 0);
+    await this.#roomToFold(size, era);
     for (const record of records) {
       if (era !== this.#era) return;
       const { type, sequence, offset, length, atMs } = record;
@@ -317,12 +318,13 @@ export class Overflow {
       const folding = fold(part, record);
       if (folding !== undefined) await folding;
       if (era !== this.#era) return;
+      this.#folding! -= record.data?.length ?? 0;
       // A part counts as a barrier, but one in which nothing stands is never sent.
       if (type === FrameType.BARRIER && this.parts.isEmpty) this.#barrierBefore(sequence, atMs);
       else part.reached(sequence, atMs);
       this.spooled.left(offset, length, atMs);
     }
-    this.#folding = false;
+    this.#folding = undefined;
   }
 
   #barrierBefore(sequence: number, atMs: number): void {
@@ -332,9 +334,9 @@ export class Overflow {
   }
 
   /** What was read goes away in the background; `append` has left room until then. */
-  async #roomToFold(records: readonly SpoolRecord[], era: number): Promise<void> {
-    const size = records.reduce((sum, { data }) => sum + (data?.length ?? 0), 0);
+  async #roomToFold(size: number, era: number): Promise<void> {
     const { spoolSize } = this.#settings;
+    this.#folding = size;
     if (this.size + size <= spoolSize) return;
     await this.spool!.removed();
     await this.parts.removed();
@@ -372,7 +374,7 @@ export class Overflow {
   /** The growing part ends here. What follows goes into the next one, or in order again when little is left. */
   #freeze(): MergedPart | undefined {
     const { growing } = this.parts;
-    if (growing === undefined || growing.isEmpty || this.#folding) return undefined;
+    if (growing === undefined || growing.isEmpty || this.#folding !== undefined) return undefined;
     // After a restart the mirror may have had it all.
     if (growing.end <= this.#resumedAfter) {
       this.#window.forget(growing.end);
@@ -391,7 +393,7 @@ export class Overflow {
 
   #failed(reason: Failure): void {
     this.#failure = reason;
-    this.#folding = false;
+    this.#folding = undefined;
     this.events.failed(reason);
   }
 }

@@ -101,7 +101,12 @@ export class PrimarySession {
     this.#mode = settings.mode;
     this.#questions = new Questions(channel, local.disk.size);
     this.#checkpoints = new Checkpoints(replica, numbers);
-    this.#standing = new Standing(world.clock, replica, (event) => events.state(event));
+    this.#standing = new Standing(
+      world.clock,
+      replica,
+      (event) => events.state(event),
+      () => this.#judge(),
+    );
     this.#means = {
       clock: world.clock,
       scan: world.scan,
@@ -387,6 +392,7 @@ export class PrimarySession {
     this.#questions.end();
     this.#checkpoints.end();
     this.#verify?.end();
+    this.#standing.end();
     this.#end(reason);
   }
 }

@@ -1,5 +1,5 @@
 /** Whether a mirror in order is streaming or catching up: by how full the window is, with hysteresis, so that it does not flap. */
-import type { Clock } from '../io/clock.ts';
+import type { Clock, Timer } from '../io/clock.ts';
 import type { Replica } from './replica.ts';
 
 /** Shares of the window between which a mirror counts as streaming. */
@@ -14,17 +14,27 @@ export class Standing {
   readonly #changed: (event: 'caught-up' | 'lagging') => void;
   #streaming = false;
   #changedMs: number;
+  /** A change was due too early: nothing else may ever happen on a link whose mirror hangs. */
+  #later: Timer | undefined;
+  readonly #look: () => void;
 
-  constructor(clock: Clock, replica: Replica, changed: (event: 'caught-up' | 'lagging') => void) {
+  /** `look`: time to `judge` again, where that makes sense. */
+  constructor(clock: Clock, replica: Replica, changed: (event: 'caught-up' | 'lagging') => void, look: () => void) {
     this.#clock = clock;
     this.#replica = replica;
     this.#changed = changed;
+    this.#look = look;
     this.#changedMs = clock.nowMs();
   }
 
   /** The mirror has just come to be in order: it catches up, until a look shows more. */
   begin(): void {
     this.#streaming = false;
+  }
+
+  /** The session has ended: nothing is called any more. */
+  end(): void {
+    this.#later?.cancel();
   }
 
   /** Something has been sent or acknowledged. */
@@ -34,7 +44,13 @@ export class Standing {
     if (this.#streaming) {
       if (isInWindow && unappliedSize <= limit * LAGGING_SHARE) return;
       const nowMs = this.#clock.nowMs();
-      if (nowMs - this.#changedMs < DWELL_MS) return;
+      if (nowMs - this.#changedMs < DWELL_MS) {
+        this.#later ??= this.#clock.after(this.#changedMs + DWELL_MS - nowMs, () => {
+          this.#later = undefined;
+          this.#look();
+        });
+        return;
+      }
       this.#streaming = false;
       this.#changedMs = nowMs;
       this.#changed('lagging');

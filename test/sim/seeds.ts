@@ -48,4 +48,9 @@ export const KNOWN_SEEDS: readonly KnownSeed[] = [
     steps: 15_000,
     note: 'reading back the spool took the window over its limit by what its entries cost besides their data',
   },
+  {
+    seed: 1_272_768_257,
+    steps: 15_000,
+    note: 'while a large record was folded into a merged part, operations that came meanwhile took the room for it: the spool passed its limit',
+  },
 ];
