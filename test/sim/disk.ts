@@ -212,7 +212,13 @@ export class SimulatedDisk implements Disk {
       const done = random.chance(0.5) ? 0 : inSectors(offset, random.below(length));
       if (done > 0 && failure !== undefined) effect(0, done);
       const reason = failure ?? new Failure('no-space', `${this.path}: no space`);
-      return this.#later(this.#pace.callMs).then(() => Promise.reject(reason));
+      // Until it has failed nobody can know what it has done.
+      const failing: Mutation = { take: () => undefined };
+      this.#incarnation.pending.add(failing);
+      return this.#later(this.#pace.callMs).then(() => {
+        this.#incarnation.pending.delete(failing);
+        throw reason;
+      });
     }
     if (this.#finishesAtOnce()) {
       effect(0, length);

@@ -53,4 +53,9 @@ export const KNOWN_SEEDS: readonly KnownSeed[] = [
     steps: 15_000,
     note: 'while a large record was folded into a merged part, operations that came meanwhile took the room for it: the spool passed its limit',
   },
+  {
+    seed: 1_199_128_092,
+    steps: 15_000,
+    note: 'the judge looked at an image while a write that was going to fail had happened in part',
+  },
 ];
