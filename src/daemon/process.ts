@@ -71,7 +71,9 @@ export async function runProcess(options: ProcessOptions, start: StartDaemon): P
 }
 
 async function serveUntil(stopAsked: Promise<StopReason>, log: Log, start: StartDaemon): Promise<void> {
-  const world = nodeWorld();
+  const slowDigests = (): void =>
+    log.warn({}, 'this Node does not lend its OpenSSL: a rescan takes two to four times the CPU for its digests');
+  const world = nodeWorld({ scan: { slowDigests } });
   const running = await start(world, log);
   let control: ControlServer | undefined;
   try {

@@ -19,7 +19,7 @@ import type { Disk } from './disk.ts';
 import { diskFailure } from './disk-failure.ts';
 import { NodeDisk } from './node-disk.ts';
 import type { ScanPiece, ScanReply, ScanTask } from './scan-piece.ts';
-import { DIGEST_SIZE, type ScanPool, type ScanRequest, type ScanResult } from './scan-pool.ts';
+import { DIGEST_SIZE, type ScanPool, type ScanRequest, type ScanResult, SLOW_DIGESTS } from './scan-pool.ts';
 import { checkScanRequest, newScanResult, SCAN_STEP_SIZE, unitsOf } from './scan-request.ts';
 import { workerUrl } from './worker-url.ts';
 
@@ -35,12 +35,15 @@ export interface ScanPoolOptions {
   readonly threads?: number;
   /** The built scan-worker.js. Default: beside this file, or in dist when this file runs from source. */
   readonly workerUrl?: URL;
+  /** Called once when a thread has to make digests through node:crypto, which costs two to four times the CPU. */
+  readonly slowDigests?: () => void;
 }
 
 export function nodeScanPool(options: ScanPoolOptions = {}): ScanPool {
   return new NodeScanPool(
     options.threads ?? Math.min(THREADS_MAX, availableParallelism()),
     options.workerUrl ?? workerUrl('scan-worker'),
+    options.slowDigests,
   );
 }
 
@@ -68,11 +71,14 @@ class NodeScanPool implements ScanPool {
   #dispatching = false;
   #nextId = 0;
   #closed: Promise<void> | undefined;
+  /** Undefined once it has been called. */
+  #slowDigests: (() => void) | undefined;
 
-  constructor(threadsMax: number, workerUrl: URL) {
+  constructor(threadsMax: number, workerUrl: URL, slowDigests: (() => void) | undefined) {
     assert(threadsMax >= 1, 'a scan pool has a thread');
     this.#threadsMax = threadsMax;
     this.#workerUrl = workerUrl;
+    this.#slowDigests = slowDigests;
   }
 
   async scan(disk: Disk, request: ScanRequest): Promise<ScanResult> {
@@ -199,12 +205,20 @@ class NodeScanPool implements ScanPool {
     // Flags of this process (test runners, debuggers) are not the thread's.
     const thread: Thread = { worker: new Worker(this.#workerUrl, { execArgv: [], name: 'scan' }), tasks: new Map() };
     this.#threads.push(thread);
-    thread.worker.on('message', (reply: ScanReply) => this.#answered(thread, reply));
+    thread.worker.on('message', (message: ScanReply | typeof SLOW_DIGESTS) => {
+      if (message === SLOW_DIGESTS) this.#toldSlow();
+      else this.#answered(thread, message);
+    });
     thread.worker.on('error', (error) => this.#died(thread, error));
     thread.worker.on('exit', (status) =>
       this.#died(thread, new Failure('scan-failed', `a scan thread ended (${status})`)),
     );
     return thread;
+  }
+
+  #toldSlow(): void {
+    this.#slowDigests?.();
+    this.#slowDigests = undefined;
   }
 
   #answered(thread: Thread, reply: ScanReply): void {

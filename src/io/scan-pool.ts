@@ -15,6 +15,9 @@ export interface ScanRequest {
   readonly key: Uint8Array;
 }
 
+/** What a scan thread says first where it has to do without OpenSSL's own calls. */
+export const SLOW_DIGESTS = 'slow digests';
+
 /** Bytes of one digest. */
 export const DIGEST_SIZE = 16;
 

@@ -5,6 +5,7 @@ import { assert } from '../base/assert.ts';
 import { digestBy } from './digest.ts';
 import { openOpensslGmac } from './openssl-gmac.ts';
 import { type ScanTask, scanPieces } from './scan-piece.ts';
+import { SLOW_DIGESTS } from './scan-pool.ts';
 
 /** Clients come first when processors are short. On Linux this concerns the calling thread alone. */
 const NICENESS = 5;
@@ -12,7 +13,8 @@ const NICENESS = 5;
 const port = parentPort;
 assert(port !== null, 'scan-worker runs as a thread');
 const fast = openOpensslGmac();
-if (fast !== undefined) digestBy(fast);
+if (fast === undefined) port.postMessage(SLOW_DIGESTS);
+else digestBy(fast);
 try {
   setPriority(0, NICENESS);
 } catch {

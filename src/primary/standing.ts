@@ -16,6 +16,7 @@ export class Standing {
   #changedMs: number;
   /** A change was due too early: nothing else may ever happen on a link whose mirror hangs. */
   #later: Timer | undefined;
+  #ended = false;
   readonly #look: () => void;
 
   /** `look`: time to `judge` again, where that makes sense. */
@@ -32,20 +33,23 @@ export class Standing {
     this.#streaming = false;
   }
 
-  /** The session has ended: nothing is called any more. */
+  /** The session has ended: nothing is called any more, whatever is still on its way in it. */
   end(): void {
+    this.#ended = true;
     this.#later?.cancel();
   }
 
   /** Something has been sent or acknowledged. */
   judge(): void {
+    if (this.#ended) return;
     const { unappliedSize, limit } = this.#replica.window;
     const { isInWindow } = this.#replica.backlog;
     if (this.#streaming) {
       if (isInWindow && unappliedSize <= limit * LAGGING_SHARE) return;
       const nowMs = this.#clock.nowMs();
-      if (nowMs - this.#changedMs < DWELL_MS) {
-        this.#later ??= this.#clock.after(this.#changedMs + DWELL_MS - nowMs, () => {
+      const earliestMs = this.#changedMs + DWELL_MS;
+      if (nowMs < earliestMs) {
+        this.#later ??= this.#clock.after(earliestMs - nowMs, () => {
           this.#later = undefined;
           this.#look();
         });

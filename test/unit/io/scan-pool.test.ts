@@ -189,6 +189,31 @@ describe('threads of a scan', () => {
     expect((await pool.scan(disk, whole(disk))).zero).toHaveLength(16);
   });
 
+  it('digest through the OpenSSL of Node, and those that cannot say so once and digest all the same', async () => {
+    const disk = await newDisk(8 * MIB);
+    const content = randomBytes(8 * MIB);
+    await disk.write(content, 0);
+    const told: string[] = [];
+    const fast = newPool({ threads: 2, slowDigests: () => told.push('fast') });
+    expect(same(await fast.scan(disk, whole(disk)), expected(content, whole(disk)))).toBe(true);
+    const real = new URL('../../../dist/io/scan-worker.js', import.meta.url).href;
+    const script = join(temporaryFolder(), 'worker.mjs');
+    // As in a process that exports no symbols.
+    fs.writeFileSync(
+      script,
+      `import koffi from ${JSON.stringify(new URL('../../../node_modules/koffi/index.js', import.meta.url).href)};
+       const load = koffi.load;
+       koffi.load = (library) => {
+         if (library === null) throw new Error('no symbols');
+         return load(library);
+       };
+       await import(${JSON.stringify(real)});`,
+    );
+    const slow = newPool({ threads: 2, workerUrl: pathToFileURL(script), slowDigests: () => told.push('slow') });
+    expect(same(await slow.scan(disk, whole(disk)), expected(content, whole(disk)))).toBe(true);
+    expect(told).toEqual(['slow']);
+  });
+
   it('are not asked about holes', async () => {
     const disk = await newDisk(64 * 1024 * MIB);
     const script = join(temporaryFolder(), 'worker.mjs');

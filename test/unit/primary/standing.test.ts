@@ -62,11 +62,17 @@ describe('a mirror in order', () => {
     expect(told).toEqual(['caught-up']);
   });
 
-  it('is not judged any more when the session has ended', async () => {
-    const { clock, standing, told, write } = await scene();
-    write();
-    standing.end();
-    clock.advance(1_000);
-    expect(told).toEqual(['caught-up']);
+  it('is not judged any more when the session has ended, be it that a look was due or that somebody has not heard of the end', async () => {
+    const due = await scene();
+    due.write();
+    due.standing.end();
+    due.clock.advance(1_000);
+    expect(due.told).toEqual(['caught-up']);
+    const late = await scene();
+    late.standing.end();
+    late.write();
+    late.clock.advance(1_000);
+    late.standing.judge();
+    expect(late.told).toEqual(['caught-up']);
   });
 });
