@@ -79,9 +79,10 @@ export async function openLastStop(world: World, log: Log, disk: Disk, stateDire
   const inPlace = disk.kind === 'file' && before.identity.inode === identity.inode;
   const mapTrusted = before.mapValid && !before.clean && inPlace;
   tell(log, disk, before, mapTrusted);
-  // A process that died may have left pages in the cache that a failed sync had lost.
   await disk.sync();
-  await disk.dropCache();
+  // A process that died may have left pages in the cache that a failed sync had lost. One that stopped cleanly has not, and
+  // whoever changed the disk afterwards was told by a sync of their own: what is cached stays, a rescan reads all of it.
+  if (!before.clean) await disk.dropCache();
   const state: PrimaryState = {
     ...before,
     identity,

@@ -177,8 +177,12 @@ describe('what the last stop left', () => {
     },
   );
 
-  it('not clean: what the page cache holds is made durable, and read again, before the new run is recorded', async () => {
-    const made = await stoppedWith({ clean: false });
+  it.each([
+    ['not clean: what the page cache holds is made durable, and read again', false, ['sync', 'dropCache', 'record']],
+    ['clean, and changed since: what the page cache holds is made durable, and stays', true, ['sync', 'record']],
+  ])('%s, before the new run is recorded', async (_what, clean, expected) => {
+    const made = await stoppedWith({ clean });
+    modify(made.world);
     const calls: string[] = [];
     const watched = new Proxy(made.disk, {
       get(disk, name) {
@@ -190,7 +194,7 @@ describe('what the last stop left', () => {
       if (call === 'write') calls.push('record');
     };
     await made.open(watched);
-    expect(calls.filter((call, index) => call !== calls[index - 1])).toEqual(['sync', 'dropCache', 'record']);
+    expect(calls.filter((call, index) => call !== calls[index - 1])).toEqual(expected);
   });
 
   it('not clean, and the disk cannot be synced: the start fails, and the next is as this one', async () => {
