@@ -1,4 +1,5 @@
 /** `nbdtwin serve` and `nbdtwin mirror` as child processes, each with a control socket of its own. */
+import { readFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
@@ -9,6 +10,9 @@ import type { RecoverReport } from '../../dist/mirror/recover.js';
 import { type Child, runChild, startChild } from './children.ts';
 
 const PROGRAM = join(dirname(dirname(dirname(fileURLToPath(import.meta.url)))), 'bin/nbdtwin.js');
+
+/** What the program's first line gives to Node: it runs as it does when installed. */
+const NODE_FLAGS = /^#!.* node (.*)$/m.exec(readFileSync(PROGRAM, 'utf8'))?.[1]?.split(' ') ?? [];
 
 export const EXPORT_NAME = 'bench';
 
@@ -31,7 +35,12 @@ export interface Mirror {
 }
 
 function runNbdtwin(args: readonly string[], folder: string, allowed?: readonly number[]): Promise<string> {
-  return runChild(process.execPath, [PROGRAM, ...args], { NBDTWIN_RUNTIME_DIR: join(folder, 'run') }, allowed);
+  return runChild(
+    process.execPath,
+    [...NODE_FLAGS, PROGRAM, ...args],
+    { NBDTWIN_RUNTIME_DIR: join(folder, 'run') },
+    allowed,
+  );
 }
 
 /** Exit status of a command that found an image, and found it not usable. */
@@ -56,7 +65,7 @@ export async function startPrimary(disk: string, folder: string, more: readonly 
   const args = ['serve', disk, '--socket', socket, '--no-listen', '--export', EXPORT_NAME, ...more];
   const child = await startChild(
     process.execPath,
-    [PROGRAM, ...args],
+    [...NODE_FLAGS, PROGRAM, ...args],
     { logPath: join(folder, 'serve.log'), environment: { NBDTWIN_RUNTIME_DIR: runtimeDirectory } },
     (lines) => lines.some((line) => line.startsWith('nbdtwin serve: ready')),
   );
@@ -80,7 +89,7 @@ export async function startMirror(
   let port: number | undefined;
   const child = await startChild(
     process.execPath,
-    [PROGRAM, 'mirror', directory, '--listen', '127.0.0.1:0', '--secret-file', secret, ...more],
+    [...NODE_FLAGS, PROGRAM, 'mirror', directory, '--listen', '127.0.0.1:0', '--secret-file', secret, ...more],
     { logPath: join(folder, 'mirror.log'), environment: { NBDTWIN_RUNTIME_DIR: runtimeDirectory } },
     (lines) => {
       const found = lines.map((line) => /127\.0\.0\.1:([1-9]\d*)/.exec(line)?.[1]).find((text) => text !== undefined);

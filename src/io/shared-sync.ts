@@ -4,7 +4,7 @@
  */
 import { SharedCall } from '../base/shared-call.ts';
 
-/** Such calls in the thread pool at a time, over all disks of the process. The pool has four threads. */
+/** Such calls in the thread pool at a time, over all disks of the process. */
 const SYNCS_MAX = 2;
 
 let running = 0;

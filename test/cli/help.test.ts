@@ -1,6 +1,8 @@
+import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { runNbdtwin } from '../support/daemon.ts';
+import { PROGRAM, runNbdtwin } from '../support/daemon.ts';
 
 const COMMANDS = ['serve', 'mirror', 'status', 'verify', 'recover', 'secret', 'attach', 'detach', 'demo'];
 
@@ -30,6 +32,14 @@ describe('help', () => {
       for (const [, word] of stdout.matchAll(/^ +nbdtwin (\w+)/gm)) expect(COMMANDS).toContain(word);
     }
   });
+});
+
+it('starts by its own first line, whose flags this Node knows', () => {
+  // No Node that stands elsewhere in PATH: the one that runs this.
+  const PATH = `${dirname(process.execPath)}:${process.env['PATH']}`;
+  const { status, stderr } = spawnSync(PROGRAM, ['--version'], { encoding: 'utf8', env: { ...process.env, PATH } });
+  expect([status, stderr]).toEqual([0, '']);
+  expect(readFileSync(PROGRAM, 'utf8')).toMatch(/^#!\/usr\/bin\/env -S node --single-threaded-gc\n/);
 });
 
 describe('--version', () => {

@@ -3,7 +3,7 @@
  * They run from dist: `npm test` builds it first.
  */
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { onTestFinished } from 'vitest';
@@ -14,6 +14,8 @@ import { nodeNetwork } from '../../src/io/node-network.ts';
 import type { MirrorLinkStatus } from '../../src/primary/status.ts';
 
 export const PROGRAM = join(dirname(dirname(dirname(fileURLToPath(import.meta.url)))), 'bin/nbdtwin.js');
+/** What its first line gives to Node. */
+const NODE_FLAGS = /^#!.* node (.*)$/m.exec(readFileSync(PROGRAM, 'utf8'))?.[1]?.split(' ') ?? [];
 
 const READY_TIMEOUT_MS = 30_000;
 const EXIT_TIMEOUT_MS = 60_000;
@@ -223,7 +225,10 @@ export async function until(
 }
 
 function start(args: readonly string[], options: ProcessOptions): ChildProcess {
-  const command = [...(options.wrapper ?? []), process.execPath, PROGRAM, ...args] as [string, ...string[]];
+  const command = [...(options.wrapper ?? []), process.execPath, ...NODE_FLAGS, PROGRAM, ...args] as [
+    string,
+    ...string[],
+  ];
   return spawn(command[0], command.slice(1), {
     cwd: options.cwd,
     env: { ...process.env, NBDTWIN_SECRET: undefined, NO_COLOR: '1', ...options.env },
