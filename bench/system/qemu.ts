@@ -20,6 +20,7 @@ import { EXPORT_NAME } from '../common/nbdtwin.ts';
 import { until } from '../common/until.ts';
 import { type MirrorReport, type Server, type ServerKind, uriOf } from './servers.ts';
 
+const START_TIMEOUT_MS = 10_000;
 const SETTLE_TIMEOUT_MS = 2 * 60_000;
 const KEY_SIZE = 32;
 const USER = 'bench';
@@ -85,7 +86,12 @@ async function startTarget(copy: string, folder: string, keys: string): Promise<
   const pidPath = join(folder, 'nbdkit.pid');
   const tls = ['--tls=require', `--tls-psk=${keys}`];
   await runChild('nbdkit', ['-i', '127.0.0.1', '-p', String(port), '-P', pidPath, ...tls, 'file', copy]);
-  return { target: adoptDaemon(Number(await readFile(pidPath, 'utf8'))), port };
+  // It writes that file behind the fork that lets it go.
+  const pid = await until('the target of QEMU', START_TIMEOUT_MS, async () => {
+    const text = existsSync(pidPath) ? await readFile(pidPath, 'utf8') : '';
+    return text.endsWith('\n') ? Number(text) : undefined;
+  });
+  return { target: adoptDaemon(pid), port };
 }
 
 async function startMirroring(qmp: Qmp, variant: 'write-blocking' | 'background'): Promise<void> {

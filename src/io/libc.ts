@@ -7,7 +7,6 @@
  */
 import { getSystemErrorName } from 'node:util';
 import koffi from 'koffi';
-import { assert } from '../base/assert.ts';
 
 const libc = koffi.load('libc.so.6');
 const fallocateCall = libc.func('int fallocate(int descriptor, int mode, int64_t offset, int64_t length)');
@@ -22,7 +21,6 @@ const recvCall = libc.func('int64_t recv(int descriptor, void *target, size_t si
 const getrusageCall = libc.func('int getrusage(int who, void *usage)');
 
 const malloptCall = libc.func('int mallopt(int parameter, int value)');
-const memcpyCall = libc.func('void *memcpy(void *target, void *source, size_t size)');
 
 const pollCall = libc.func('int poll(void *descriptors, unsigned long count, int timeoutMs)');
 
@@ -197,16 +195,6 @@ export function receiveNow(descriptor: number, target: Uint8Array): number {
     if (errno === EAGAIN) return 0;
     if (errno !== EINTR) throw systemError('recv', errno);
   }
-}
-
-/**
- * Copies `size` bytes from one array to another, one of which is shared with another thread: the language would copy byte
- * by byte then, unless both are aligned.
- */
-export function copyBytes(target: Uint8Array, at: number, source: Uint8Array, from: number, size: number): void {
-  assert(at + size <= target.length && from + size <= source.length, 'a copy stays within both');
-  if (size === 0) return;
-  memcpyCall(at === 0 ? target : target.subarray(at), from === 0 ? source : source.subarray(from), size);
 }
 
 /**

@@ -103,11 +103,9 @@ export interface Network {
     onRefused: (peerName: string, reason: Error) => void,
   ): Promise<Listener>;
   /**
-   * Connects the link. `threaded`: what is sent is encrypted in a thread of its own, beside the event loop: more throughput,
-   * and some tens of microseconds more until the other end has it. Failures: `peer-unreachable`, `secret-rejected`,
-   * `peer-foreign`, `peer-timeout`, `tls-failed`.
+   * Connects the link. Failures: `peer-unreachable`, `secret-rejected`, `peer-foreign`, `peer-timeout`, `tls-failed`.
    */
-  connectLink(address: Address, tls: LinkTls, timeoutMs: number, threaded?: boolean): Promise<LinkStream>;
+  connectLink(address: Address, tls: LinkTls, timeoutMs: number): Promise<LinkStream>;
 }
 
 /** `host:port`, `[v6]:port`, or the path. */

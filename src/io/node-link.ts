@@ -75,7 +75,7 @@ export async function listenLink(
   };
 }
 
-/** See Network.connectLink; on the event loop of whoever calls, which may be that of the link's thread. */
+/** See Network.connectLink. */
 export async function connectLink(address: Address, tls: LinkTls, timeoutMs: number): Promise<ByteStream> {
   const [key, another] = tls.keys;
   assert(key !== undefined && another === undefined, 'a primary has chosen one key');

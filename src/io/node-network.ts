@@ -3,7 +3,6 @@ import type { Network } from './network.ts';
 import { connectLink, listenLink } from './node-link.ts';
 import { connectSocket, listenSockets, peerNameOf } from './node-socket.ts';
 import { NodeStream } from './node-stream.ts';
-import { connectLinkInThread } from './threaded-link.ts';
 
 export const nodeNetwork: Network = {
   listen: (address, onStream) =>
@@ -13,6 +12,5 @@ export const nodeNetwork: Network = {
     return new NodeStream(socket, peerNameOf(socket));
   },
   listenLink: (address, tls, onStream, onRefused) => listenLink(address, tls, onStream, onRefused),
-  connectLink: (address, tls, timeoutMs, threaded) =>
-    threaded === true ? connectLinkInThread(address, tls, timeoutMs) : connectLink(address, tls, timeoutMs),
+  connectLink,
 };

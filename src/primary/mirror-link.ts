@@ -271,9 +271,7 @@ export class MirrorLink {
   /** A stop does not wait for a host that does not answer; the connection, should it come about, is closed. */
   #connect(): Promise<LinkStream> {
     const { address, tls } = this.#settings;
-    // In the other modes clients wait for what is sent: they do better without another change of threads.
-    const threaded = this.#agreement.mode === 'async';
-    const connecting = this.#world.network.connectLink(address, tls, CONNECT_TIMEOUT_MS, threaded);
+    const connecting = this.#world.network.connectLink(address, tls, CONNECT_TIMEOUT_MS);
     return new Promise((resolve, reject) => {
       this.#wake = () => reject(new Failure('shutting-down', 'the primary is stopping'));
       connecting.then((stream) => (this.#stopping ? stream.destroy() : resolve(stream)), reject);

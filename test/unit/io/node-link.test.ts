@@ -81,21 +81,10 @@ async function echo(mirror: Mirror): Promise<void> {
   }
 }
 
-/** Where the client's end of the link runs. */
-const PLACES = [
-  { place: 'the event loop', threaded: false },
-  { place: 'a thread of its own', threaded: true },
-];
+const connectLink = (address: Address, key: PresharedKey, timeoutMs = CONNECT_MS): Promise<LinkStream> =>
+  network.connectLink(address, { keys: [key] }, timeoutMs);
 
-type ConnectLink = (address: Address, key: PresharedKey, timeoutMs?: number) => Promise<LinkStream>;
-
-const linkConnector =
-  (threaded: boolean): ConnectLink =>
-  (address, key, timeoutMs = CONNECT_MS) =>
-    network.connectLink(address, { keys: [key] }, timeoutMs, threaded);
-
-describe.each(PLACES)('the link, connected on $place', ({ threaded }) => {
-  const connectLink = linkConnector(threaded);
+describe('the link', () => {
   const connect = (mirror: { listener: Listener }, key: PresharedKey): Promise<LinkStream> =>
     connectLink(mirror.listener.address, key);
 
@@ -251,9 +240,7 @@ describe.each(PLACES)('the link, connected on $place', ({ threaded }) => {
   });
 });
 
-describe.each(PLACES)('connecting the link on $place', ({ threaded }) => {
-  const connectLink = linkConnector(threaded);
-
+describe('connecting the link', () => {
   it.each([
     ['an NBD server', (socket: net.Socket) => void socket.write('NBDMAGICIHAVEOPT\0\u0003', 'latin1'), 'peer-foreign'],
     [
@@ -321,9 +308,9 @@ needPrograms(
     });
   }
 
-  it.each(PLACES)('is refused on $place', async ({ threaded }) => {
+  it('is refused', async () => {
     const impostor = await startImpostor();
-    await expect(linkConnector(threaded)(impostor.address, KEY)).rejects.toMatchObject({
+    await expect(connectLink(impostor.address, KEY)).rejects.toMatchObject({
       code: 'peer-foreign',
     });
     expect(impostor.heard()).toBe(0);
