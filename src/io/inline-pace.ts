@@ -5,7 +5,8 @@
  *
  * A call that took long need not have waited: on a busy machine the scheduler may have given the CPU to others in the
  * middle of it, and the pool would only add to that. The kernel knows which it was, but must be asked before the call
- * too, at a third of a microsecond. So the first slow call only begins a watch, in which it is asked.
+ * too, at half a microsecond or more. So the first slow call only begins a watch, in which it is asked, and that once in
+ * each turn of the event loop: within one, this thread waits in such calls alone.
  */
 
 /** An inline call that takes longer than this counts as slow. */
@@ -19,21 +20,32 @@ const WATCH_MS = POOL_LAST_MS;
 
 export class InlinePace {
   readonly #waits: () => number;
+  readonly #afterTurn: (action: () => void) => void;
+  readonly #turnEnds = (): void => {
+    this.#waitsBefore = undefined;
+  };
   #poolUntilMs = Number.NEGATIVE_INFINITY;
   #watchUntilMs = Number.NEGATIVE_INFINITY;
   #poolMs = POOL_FIRST_MS;
-  /** How often the thread had waited before the call under way; undefined while nobody watches. */
+  /** How often the thread had waited before this turn's watched calls; undefined until there is one. */
   #waitsBefore: number | undefined;
 
-  /** `waits` tells how often this thread has given up its CPU to wait for something. */
-  constructor(waits: () => number) {
+  /**
+   * `waits` tells how often this thread has given up its CPU to wait for something; `afterTurn` runs an action before the event loop
+   * waits again.
+   */
+  constructor(waits: () => number, afterTurn: (action: () => void) => void) {
     this.#waits = waits;
+    this.#afterTurn = afterTurn;
   }
 
   /** True when the next call may run inline; then `took` follows when it has. */
   allows(nowMs: number): boolean {
     if (nowMs < this.#poolUntilMs) return false;
-    this.#waitsBefore = nowMs < this.#watchUntilMs ? this.#waits() : undefined;
+    if (this.#waitsBefore === undefined && nowMs < this.#watchUntilMs) {
+      this.#waitsBefore = this.#waits();
+      this.#afterTurn(this.#turnEnds);
+    }
     return true;
   }
 
@@ -44,11 +56,18 @@ export class InlinePace {
       return;
     }
     this.#watchUntilMs = endMs + WATCH_MS;
-    const waited = this.#waitsBefore !== undefined && this.#waits() > this.#waitsBefore;
-    if (!waited && endMs - startMs <= STALLED_MS) return;
+    if (!this.#hasWaited() && endMs - startMs <= STALLED_MS) return;
     this.#poolUntilMs = endMs + this.#poolMs;
     // What comes back from the pool is watched from its first call.
     this.#watchUntilMs = this.#poolUntilMs + WATCH_MS;
     this.#poolMs = Math.min(POOL_LAST_MS, this.#poolMs * 2);
+  }
+
+  /** True when the thread has waited since it was asked last in this turn. */
+  #hasWaited(): boolean {
+    const before = this.#waitsBefore;
+    if (before === undefined) return false;
+    this.#waitsBefore = this.#waits();
+    return this.#waitsBefore > before;
   }
 }

@@ -122,10 +122,15 @@ describe('reading and writing', () => {
     async function slowingDisk() {
       let nowMs = 0;
       let waits = 7;
-      const write = { ms: 0.5, waits: false };
+      const write = { ms: 0.5, waits: false, asked: 0 };
+      const turnEnds: (() => void)[] = [];
       const calls = faultCalls({
         nowMs: () => nowMs,
-        waits: () => waits,
+        waits: () => {
+          write.asked += 1;
+          return waits;
+        },
+        afterTurn: (action) => void turnEnds.push(action),
         writeNow: (descriptor, bytes, offset) => {
           nowMs += write.ms;
           if (write.waits) waits += 1;
@@ -135,6 +140,7 @@ describe('reading and writing', () => {
       const disk = await newDisk(MIB, calls);
       const pass = (ms: number): void => {
         nowMs += ms;
+        for (const action of turnEnds.splice(0)) action();
         // In between the thread waits for its clients.
         waits += 1;
       };
@@ -183,6 +189,27 @@ describe('reading and writing', () => {
         pass(1);
       }
       expect(calls.counts).toMatchObject({ writeNow: 10, write: 0 });
+      await disk.close();
+    });
+
+    it('asks once in a turn, and holds what one write waited for against no other', async () => {
+      const { disk, calls, write, pass } = await slowingDisk();
+      write.ms = 5;
+      await disk.write(data, 0);
+      pass(1);
+      write.ms = 0.5;
+      for (let count = 0; count < 10; count += 1) await disk.write(data, 0);
+      expect(write.asked).toBe(1);
+      Object.assign(write, { ms: 5, waits: true });
+      await disk.write(data, 0);
+      expect(calls.counts).toMatchObject({ writeNow: 12, write: 0 });
+      await disk.write(data, 0);
+      expect(calls.counts).toMatchObject({ writeNow: 12, write: 1 });
+      pass(20);
+      write.waits = false;
+      await disk.write(data, 0);
+      await disk.write(data, 0);
+      expect(calls.counts).toMatchObject({ writeNow: 14, write: 1 });
       await disk.close();
     });
 
