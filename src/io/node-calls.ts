@@ -32,8 +32,6 @@ export interface NodeCalls {
   readonly nowMs: () => number;
   /** How often this thread has waited: those calls were slow because of the disk. */
   readonly waits: () => number;
-  /** Runs the action when this turn of the event loop is over, before it waits again. */
-  readonly afterTurn: (action: () => void) => void;
 }
 
 export const nodeCalls: NodeCalls = {
@@ -65,6 +63,4 @@ export const nodeCalls: NodeCalls = {
   advise,
   nowMs: () => performance.now(),
   waits: threadWaits,
-  // An immediate that counts keeps the loop from sleeping until it has run.
-  afterTurn: (action) => void setImmediate(action),
 };

@@ -64,7 +64,7 @@ export class NodeDisk implements Disk {
     this.#size = facts.size;
     this.#readOnly = facts.readOnly;
     this.#calls = calls;
-    this.#pace = new InlinePace(calls.waits, calls.afterTurn);
+    this.#pace = new InlinePace(calls.waits);
     this.#sync = sharedSync(() => calls.fdatasync(this.descriptor));
     this.#syncAll = sharedSync(() => calls.fsync(this.descriptor));
     this.#zeroing = new DiskZeroing(facts, calls, this.#pace, (data, offset) => this.#writeRest(data, offset, 0));

@@ -1,7 +1,7 @@
 /** System calls that a test can make fail, fall short, wait or count. */
 import { type NodeCalls, nodeCalls } from '../../../src/io/node-calls.ts';
 
-type CallName = Exclude<keyof NodeCalls, 'nowMs' | 'waits' | 'afterTurn'>;
+type CallName = Exclude<keyof NodeCalls, 'nowMs' | 'waits'>;
 
 export interface FaultCalls extends NodeCalls {
   /** How often each call was made. */
@@ -33,7 +33,7 @@ export function faultCalls(replaced: Partial<NodeCalls> = {}): FaultCalls {
       },
     ]),
   ) as unknown as NodeCalls;
-  return { ...counted, nowMs: base.nowMs, waits: base.waits, afterTurn: base.afterTurn, counts };
+  return { ...counted, nowMs: base.nowMs, waits: base.waits, counts };
 }
 
 /** What the system throws. */
